@@ -1,0 +1,29 @@
+"""Errors that are the user's to mend: shown as one message, without a traceback, by every command."""
+
+
+class OpkitError(Exception):
+    """Something the user can put right. The message says what failed, the value, what is accepted, what to change."""
+
+    exit_code = 2
+
+
+class ConfigError(OpkitError, ValueError):
+    """A setting, or a combination of settings, that cannot work."""
+
+
+class DataError(OpkitError):
+    """Stored data that are missing, damaged, foreign or made with other parameters."""
+
+
+class RunError(OpkitError):
+    """A run directory that is in the way, or is not one."""
+
+
+class BundleError(OpkitError, ValueError):
+    """A surrogate bundle with a missing, damaged or foreign file."""
+
+
+class GateError(OpkitError):
+    """A result that does not meet the `gate` asked for."""
+
+    exit_code = 3

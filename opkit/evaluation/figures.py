@@ -1,0 +1,133 @@
+"""Pictures of an evaluation, as PNG bytes. Truth and prediction share a colour scale; errors are centred on zero."""
+
+import io
+from typing import Any
+
+import numpy as np
+
+from opkit.evaluation.protocol import Measured
+
+INK = {"surrogate": "#0b6e99", "interpolation": "#c8553d", "oracle": "#7a7a7a", "truth": "#222222"}
+LABEL = {
+    "surrogate": "surrogate",
+    "interpolation": "coarse prediction, interpolated",
+    "oracle": "true coarse solution, interpolated",
+    "truth": "truth",
+}
+
+
+def render(draw: Any, width: float, height: float, dpi: int = 110) -> bytes:
+    """Draw on a fresh figure without any global state, and return the PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained")
+    FigureCanvasAgg(figure)
+    draw(figure)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", facecolor="white", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def samples(measured: Measured, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> bytes:
+    """Best, median and worst test sample: input, truth, prediction, error."""
+
+    def draw(figure: Any) -> None:
+        rows = measured.samples
+        axes = figure.subplots(len(rows), 4, squeeze=False)
+        errors = [(s.prediction[0] - s.truth[0]).numpy() for s in rows]
+        limit = max(float(np.abs(e).max()) for e in errors) or 1.0
+        for row, (sample, error) in enumerate(zip(rows, errors, strict=True)):
+            low, high = float(sample.truth[0].min()), float(sample.truth[0].max())
+            panels: list[tuple[str, Any, dict[str, Any]]] = [
+                (f"input {inputs[0]}", sample.input[0], {"cmap": "cividis"}),
+                (f"truth {outputs[0]}", sample.truth[0], {"cmap": "viridis", "vmin": low, "vmax": high}),
+                (f"prediction {outputs[0]}", sample.prediction[0], {"cmap": "viridis", "vmin": low, "vmax": high}),
+                ("error (one scale for all rows)", error, {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}),
+            ]
+            for axis, (title, values, style) in zip(axes[row], panels, strict=True):
+                # The first spatial axis is x and runs to the right, y upwards.
+                image = axis.imshow(np.asarray(values).T, origin="lower", extent=(0, 1, 0, 1), **style)
+                axis.set_xticks([])
+                axis.set_yticks([])
+                figure.colorbar(image, ax=axis, shrink=0.85, format="%.2g")
+                if row == 0:
+                    axis.set_title(title, fontsize=10)
+            label = f"{sample.role}\nsample {sample.index}\nrel. L2 {100 * sample.error:.2f}%"
+            axes[row, 0].set_ylabel(label, fontsize=10, rotation=0, ha="right", va="center")
+
+    return render(draw, 12, 2.6 * len(measured.samples))
+
+
+def error_by_resolution(rows: list[dict[str, Any]], training: dict[str, Any]) -> bytes:
+    """Relative L2 error against grid size, for the surrogate and its baselines."""
+
+    def draw(figure: Any) -> None:
+        axis = figure.subplots()
+        for name in ("surrogate", "interpolation", "oracle"):
+            points = ([training] if name == "surrogate" else []) + [r[name] for r in rows]
+            points = [p for p in points if p["value"]]
+            if not points:
+                continue
+            x = [p["resolution"] for p in points]
+            y = [100 * p["value"] for p in points]
+            bars = [
+                [100 * (p["value"] - (p["ci_low"] if p["ci_low"] is not None else p["value"])) for p in points],
+                [100 * ((p["ci_high"] if p["ci_high"] is not None else p["value"]) - p["value"]) for p in points],
+            ]
+            style = "--" if name == "oracle" else "-"
+            axis.errorbar(x, y, bars, label=LABEL[name], color=INK[name], marker="o", ls=style, capsize=3)
+        axis.axvline(training["resolution"], color="#bbbbbb", lw=1, zorder=0)
+        axis.set_xscale("log")
+        axis.set_yscale("log")
+        ticks = [training["resolution"], *(r["resolution"] for r in rows)]
+        axis.set_xticks(ticks, [str(t) for t in ticks])
+        axis.minorticks_off()
+        low, high = axis.get_ylim()
+        marks = [v for v in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200) if low <= v <= high]
+        if len(marks) >= 2:
+            axis.set_yticks(marks, [f"{m:g}%" for m in marks])
+        axis.set_xlabel("points per side (training grid marked)")
+        axis.set_ylabel("relative L2 error")
+        axis.grid(alpha=0.25)
+        axis.legend(frameon=False)
+
+    return render(draw, 6.4, 4.2)
+
+
+def spectra(measured: Measured) -> bytes:
+    """Energy of the truth and of the errors by wavenumber, on the finest grid."""
+
+    def draw(figure: Any) -> None:
+        axis = figure.subplots()
+        grid = measured.fine[-1]
+        for name in ("truth", "surrogate", "interpolation", "oracle"):
+            energy = grid.spectra[name].numpy()
+            label = LABEL[name] if name == "truth" else f"error: {LABEL[name]}"
+            axis.loglog(np.arange(1, len(energy) + 1), energy, color=INK[name], label=label, lw=1.6)
+        axis.axvline(measured.coarse.resolution - 2, color="#bbbbbb", lw=1, zorder=0)
+        top = float(grid.spectra["truth"].max())
+        axis.set_ylim(bottom=max(top * 1e-14, 1e-30))
+        axis.set_xlabel("sine wavenumber (beyond the line: not resolved by the training grid)")
+        axis.set_ylabel(f"mean energy per shell, {grid.resolution} x {grid.resolution}")
+        axis.grid(alpha=0.25)
+        axis.legend(frameon=False, fontsize=9)
+
+    return render(draw, 6.4, 4.2)
+
+
+def distribution(measured: Measured) -> bytes:
+    """Relative L2 error of every test sample on the training grid, sorted."""
+
+    def draw(figure: Any) -> None:
+        axis = figure.subplots()
+        errors = np.sort(100 * measured.coarse.errors["surrogate"]["rel_l2"].numpy())
+        axis.plot(np.arange(1, len(errors) + 1), errors, color=INK["surrogate"], marker=".", ms=4, lw=1)
+        axis.axhline(errors.mean(), color="#bbbbbb", lw=1, zorder=0)
+        axis.annotate("mean", (1, errors.mean()), va="bottom", color="#666666", fontsize=9)
+        axis.set_ylim(bottom=0)
+        axis.set_xlabel("test samples, sorted")
+        axis.set_ylabel("relative L2 error, %")
+        axis.grid(alpha=0.25)
+
+    return render(draw, 6.4, 3.4)

@@ -1,0 +1,214 @@
+"""What is measured: errors on the training grid, zero-shot super-resolution on finer ones, always beside baselines.
+
+On every grid the surrogate is compared with
+
+    interpolation    its own prediction on the training grid, interpolated to the finer grid: what a user gets for free
+    oracle           the true solution on the training grid, interpolated: a perfect model plus interpolation
+    mean             the mean of the training targets
+
+and its error e is split into scales that the training grid resolves and scales it does not (sine modes below or above
+its Nyquist wavenumber), plus the error on the walls. With B the interpolation,
+
+    gain              1 - ||e||^2 / ||B - u||^2              above 0: better than interpolating
+    unresolved gain   1 - ||P_un e||^2 / ||P_un u||^2        above 0: knows something of the unresolved scales
+
+per sample. Norms are L2 with trapezoid weights. The protocol follows the criticism of zero-shot super-resolution in
+arXiv 2510.06646: without these baselines, interpolation passes for learning.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from opkit import metrics
+from opkit.errors import ConfigError
+from opkit.generate import ensure
+from opkit.grid import Grid
+from opkit.pdes import PDE
+from opkit.progress import progress
+from opkit.settings import Data, Evaluation
+from opkit.store import pair
+from opkit.surrogate import Surrogate
+
+POINTS_PER_BATCH = 2**18
+"""Grid points predicted at once: bounds memory on fine grids."""
+
+ERRORS = ("rel_l2", "rel_h1", "max_error")
+
+
+@dataclass
+class Grids:
+    """Per-sample figures on one grid: `errors[model][metric]` and `scales[name]`, each `(n,)`."""
+
+    resolution: int
+    errors: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    scales: dict[str, Tensor] = field(default_factory=dict)
+    spectra: dict[str, Tensor] = field(default_factory=dict)
+    """Mean energy per wavenumber shell of the truth and of each error."""
+
+
+@dataclass
+class Sample:
+    """One test sample to look at."""
+
+    role: str
+    index: int
+    error: float
+    input: Tensor
+    truth: Tensor
+    prediction: Tensor
+
+
+@dataclass
+class Measured:
+    """All that the report is made of."""
+
+    coarse: Grids
+    fine: list[Grids]
+    samples: list[Sample]
+    keys: dict[str, str]
+
+
+def fine_resolutions(pde: PDE, evaluation: Evaluation) -> tuple[int, ...]:
+    """Finer grids to test on: those asked for, else up to three that share the labels' grid, else 2 and 4 times finer.
+
+    Raises:
+        ConfigError: A grid asked for is not finer than the training grid.
+    """
+    if evaluation.resolutions:
+        wrong = [r for r in evaluation.resolutions if r <= pde.resolution]
+        if wrong:
+            raise ConfigError(
+                f"evaluation.resolutions={list(evaluation.resolutions)}: {wrong[0]} is not finer than the training "
+                f"grid (pde.resolution={pde.resolution})."
+            )
+        return tuple(sorted(set(evaluation.resolutions)))
+    gap = 1 if pde.grid.location == "node" else 0
+    intervals = pde.label_grid.shape[0] - gap
+    nested = [intervals // s + gap for s in range(1, intervals + 1) if intervals % s == 0]
+    finer = sorted(r for r in nested if r > pde.resolution)[-3:]
+    return tuple(finer) if len(finer) >= 2 else tuple(pde.grid.refine(f).shape[0] for f in (2, 4))
+
+
+def measure(surrogate: Surrogate, pde: PDE, data: Data, evaluation: Evaluation, workers: int | None = None) -> Measured:
+    """Run the protocol; makes the data it lacks."""
+    resolutions = fine_resolutions(pde, evaluation)
+    test_set = ensure(pde, "test", data.test, data.seed, workers)
+    inputs, truth = pair(test_set.load(data.test), pde.inputs, pde.outputs)
+    mean = _training_mean(pde, data, workers)
+    keys = {str(pde.resolution): test_set.key}
+
+    n = min(data.test_fine, data.test)
+    fine_data = {}
+    finest = pde.on(max(resolutions))
+    for r in sorted(resolutions, reverse=True):
+        source = finest if pde.on(r).grid.stride_in(finest.grid) else pde.on(r)
+        stored = ensure(source, "test", n, data.seed, workers)
+        keys[str(r)] = stored.key
+        if source not in fine_data:
+            fine_data[source] = pair(stored.load(n), pde.inputs, pde.outputs)
+
+    with progress("evaluate", len(inputs) + n * len(resolutions), "samples") as advance:
+        predictions = []
+        for rows in _batches(len(inputs), pde.grid):
+            predictions.append(surrogate(inputs[rows]))
+            advance(len(inputs[rows]))
+        prediction = torch.cat(predictions)
+        coarse = Grids(pde.resolution)
+        coarse.errors["surrogate"] = _errors(prediction, truth, pde.grid)
+        coarse.errors["mean"] = _errors(mean.expand_as(truth), truth, pde.grid)
+        resolved, _, wall = _split(prediction[:n] - truth[:n], truth[:n], pde.grid, pde.grid)
+        coarse.scales = {"resolved": resolved, "wall": wall}
+        fine = []
+        for r in resolutions:
+            grid = pde.on(r).grid
+            source = finest if grid.stride_in(finest.grid) else pde.on(r)
+            parts = []
+            for rows in _batches(n, grid):
+                a, u = (source.grid.resample(v[rows], grid, "strided") for v in fine_data[source])
+                parts.append(_fine(surrogate, a, u, prediction[:n][rows], truth[:n][rows], mean, pde.grid, grid))
+                advance(len(a))
+            fine.append(_join(r, parts))
+
+    order = torch.argsort(coarse.errors["surrogate"]["rel_l2"]).tolist()
+    chosen = {"best": order[0], "median": order[len(order) // 2], "worst": order[-1]}
+    samples = [
+        Sample(role, i, float(coarse.errors["surrogate"]["rel_l2"][i]), inputs[i], truth[i], prediction[i])
+        for role, i in chosen.items()
+    ]
+    return Measured(coarse, fine, samples, keys)
+
+
+def _training_mean(pde: PDE, data: Data, workers: int | None) -> Tensor:
+    fields = ensure(pde, "train", data.train, data.seed, workers).load(data.train)
+    return torch.stack([fields[name].double().mean(0) for name in pde.outputs]).float()
+
+
+def _batches(n: int, grid: Grid) -> Iterator[slice]:
+    size = max(1, POINTS_PER_BATCH // grid.weights.numel())
+    for start in range(0, n, size):
+        yield slice(start, min(n, start + size))
+
+
+def _errors(prediction: Tensor, truth: Tensor, grid: Grid) -> dict[str, Tensor]:
+    return {
+        "rel_l2": metrics.rel_l2(prediction, truth, grid),
+        "rel_h1": metrics.rel_h1(prediction, truth, grid),
+        "max_error": metrics.max_error(prediction, truth),
+    }
+
+
+def _fine(
+    surrogate: Surrogate, inputs: Tensor, truth: Tensor, coarse_prediction: Tensor, coarse_truth: Tensor, mean: Tensor,
+    coarse: Grid, grid: Grid,
+) -> Grids:  # fmt: skip
+    """Figures of one batch on one finer grid."""
+    prediction = surrogate(inputs)
+    candidates = {
+        "surrogate": prediction,
+        "interpolation": coarse.resample(coarse_prediction.double(), grid, "cubic"),
+        "oracle": coarse.resample(coarse_truth.double(), grid, "cubic"),
+        "mean": coarse.resample(mean.double(), grid, "cubic").expand_as(truth),
+    }
+    out = Grids(grid.shape[0], {name: _errors(v, truth, grid) for name, v in candidates.items()})
+    errors = {name: v.double() - truth.double() for name, v in candidates.items()}
+    unresolved_truth = _split(truth, truth, coarse, grid)[1]
+    for name in ("surrogate", "interpolation", "oracle"):
+        parts = _split(errors[name], truth, coarse, grid)
+        out.scales |= {f"{name} {part}": v for part, v in zip(("resolved", "unresolved", "wall"), parts, strict=True)}
+    out.scales["truth unresolved"] = unresolved_truth
+    own, free = (out.errors[name]["rel_l2"] for name in ("surrogate", "interpolation"))
+    out.scales["gain"] = 1 - (own / free) ** 2
+    out.scales["unresolved gain"] = 1 - (out.scales["surrogate unresolved"] / unresolved_truth) ** 2
+    for name, values in {"truth": truth, **errors}.items():
+        if name != "mean":
+            energy = metrics.shell_spectrum(metrics.sine_energy(values, grid))
+            out.spectra[name] = energy.mean(0, keepdim=True).expand(len(truth), -1)
+    return out
+
+
+def _split(values: Tensor, truth: Tensor, coarse: Grid, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
+    """Norms of the parts of `values` that `coarse` resolves, does not resolve, and on the walls, over ||truth||.
+
+    A grid of s nodes a side resolves the sine modes k <= s - 2, as many as it has interior nodes.
+    """
+    energy = metrics.sine_energy(values, grid)
+    limit = coarse.shape[0] - 2
+    total = energy.sum((1, 2))
+    resolved = energy[:, :limit, :limit].sum((1, 2))
+    scale = metrics.norm(truth, grid.weights)
+    parts = (resolved, (total - resolved).clamp_min(0), metrics.wall_energy(values, grid))
+    return tuple(p.sqrt() / scale for p in parts)  # type: ignore[return-value]
+
+
+def _join(resolution: int, parts: list[Grids]) -> Grids:
+    first = parts[0]
+    errors = {
+        model: {name: torch.cat([p.errors[model][name] for p in parts]) for name in values}
+        for model, values in first.errors.items()
+    }
+    scales = {name: torch.cat([p.scales[name] for p in parts]) for name in first.scales}
+    spectra = {name: torch.cat([p.spectra[name] for p in parts]).mean(0) for name in first.spectra}
+    return Grids(resolution, errors, scales, spectra)

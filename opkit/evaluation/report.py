@@ -1,0 +1,249 @@
+"""The report: report.json for machines, metrics.csv for analysis, report.html (one file, no network) for people."""
+
+import base64
+import csv
+import difflib
+import operator
+import os
+import platform
+import re
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import opkit
+from opkit.errors import ConfigError, GateError
+from opkit.evaluation import figures, verdicts
+from opkit.evaluation.protocol import ERRORS, Grids, Measured, measure
+from opkit.evaluation.statistics import Estimate, mean_with_interval
+from opkit.files import sha256, whole_folder, write_json, write_text
+from opkit.pdes import PDE
+from opkit.settings import Data, Evaluation
+from opkit.surrogate import Surrogate, record_metrics
+
+SCHEMA_VERSION = "1.0"
+CONVENTIONS = {
+    "norm": "L2 with quadrature weights of the grid (trapezoid on nodes), physical units, float64",
+    "rel_l2": "one ratio per sample, channels and space jointly; then the mean over samples",
+    "rel_h1": "as rel_l2 with the gradient of the bilinear interpolant added",
+    "max_error": "largest absolute error of a sample, in the unit of the field; then the mean over samples",
+    "interval": "95%, BCa bootstrap over samples",
+    "resolved": "sine modes up to the Nyquist wavenumber of the training grid",
+}
+GATE = re.compile(r"\s*([a-z0-9_]+)(?:@(\d+))?\s*(<=|>=|<|>)\s*([0-9.eE+-]+)\s*")
+COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
+
+
+def evaluate_surrogate(
+    surrogate: Surrogate,
+    pde: PDE,
+    data: Data,
+    evaluation: Evaluation,
+    folder: Path,
+    bundle: Path,
+    workers: int | None = None,
+    record: bool = True,
+) -> dict[str, Any]:
+    """Measure a surrogate, write its report to `folder`, and print the verdicts.
+
+    Args:
+        surrogate: The surrogate, on the device to use.
+        pde: The problem it was trained on.
+        data: Sizes of the test set, and the training set for the mean baseline.
+        evaluation: What to look at.
+        folder: Becomes the evaluation folder, whole or not at all.
+        bundle: Where the surrogate lies.
+        workers: Processes for data still to be generated.
+        record: Also put the figures into the bundle.
+
+    Returns:
+        The content of report.json.
+    """
+    previous = _previous_evaluations(folder)
+    measured = measure(surrogate, pde, data, evaluation, workers)
+    report = _report(surrogate, pde, data, evaluation, measured, bundle)
+    report["test_evaluations"] = previous + 1
+    with whole_folder(folder) as target:
+        write_json(target / "report.json", report)
+        _write_table(target / "metrics.csv", measured, data.seed)
+        write_text(target / "report.html", _html(report, measured, surrogate))
+    if record:
+        record_metrics(bundle, {k: report[k] for k in ("metrics", "verdicts", "super_resolution", "conventions")})
+    for verdict in report["verdicts"]:
+        print(verdict["text"])
+    print(f"report: {folder / 'report.html'}")
+    return report
+
+
+def _report(
+    surrogate: Surrogate, pde: PDE, data: Data, evaluation: Evaluation, measured: Measured, bundle: Path
+) -> dict[str, Any]:
+    unit = surrogate.physics.get("units", "")
+
+    def estimate(values: torch.Tensor) -> Estimate:
+        return mean_with_interval(values.cpu(), evaluation.resamples, evaluation.seed)
+
+    def record(grids: Grids, model: str, name: str) -> dict[str, Any]:
+        figures = asdict(estimate(grids.errors[model][name]))
+        out = {
+            "name": name,
+            **figures,
+            "split": "test",
+            "resolution": grids.resolution,
+            "horizon": None,
+            "model": model,
+        }
+        return out | ({"unit": unit} if name == "max_error" else {})
+
+    metrics = [record(measured.coarse, model, name) for model in ("surrogate", "mean") for name in ERRORS]
+    for grids in measured.fine:
+        metrics += [record(grids, m, name) for m in ("surrogate", "interpolation", "mean") for name in ERRORS]
+    training = next(m for m in metrics if m["model"] == "surrogate")
+    resolved_at_training = estimate(measured.coarse.scales["resolved"])
+
+    rows = []
+    for grids in measured.fine:
+        row: dict[str, Any] = {"resolution": grids.resolution}
+        for model in ("surrogate", "interpolation", "oracle"):
+            row[model] = record(grids, model, "rel_l2")
+        scales = {name: estimate(values) for name, values in grids.scales.items()}
+        row["verdict"] = verdicts.super_resolution(
+            scales["gain"], scales["unresolved gain"], scales["surrogate resolved"], resolved_at_training
+        )
+        row["scales"] = {name.replace(" ", "_"): asdict(value) for name, value in scales.items()}
+        row["text"] = verdicts.resolution_text(row, pde.resolution)
+        rows.append(row)
+
+    mean = next(m for m in metrics if m["model"] == "mean")
+    statements = [{"name": "accuracy", "verdict": "measured", "text": verdicts.accuracy_text(training, mean)}]
+    statements += [
+        {"name": f"super_resolution@{row['resolution']}", "verdict": row["verdict"], "text": row["text"]}
+        for row in rows
+    ]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "pde": pde.equation,
+        "model": surrogate.architecture.name,
+        "training_resolution": pde.resolution,
+        "verdicts": statements,
+        "metrics": metrics,
+        "super_resolution": rows,
+        "resolved_at_training": asdict(resolved_at_training),
+        "samples": [{"role": s.role, "index": s.index, "rel_l2": s.error} for s in measured.samples],
+        "conventions": CONVENTIONS,
+        "data": {"keys": measured.keys, "seed": data.seed, "test": data.test, "test_fine": data.test_fine},
+        "weights_sha256": sha256(bundle / "model.safetensors"),
+        "settings": {"data": asdict(data), "evaluation": asdict(evaluation)},
+        "software": {"opkit": opkit.__version__, "torch": torch.__version__, "python": platform.python_version()},
+        "hardware": {
+            "device": _device_name(surrogate.device),
+            "processor": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+        },
+    }
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _previous_evaluations(folder: Path) -> int:
+    """How often the test split has been looked at before, by an earlier report's own count."""
+    import json
+
+    try:
+        return int(json.loads((folder / "report.json").read_text(encoding="utf-8"))["test_evaluations"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
+def _write_table(path: Path, measured: Measured, seed: int) -> None:
+    """Tidy and long: one row per sample, model, grid and metric."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["sample", "seed", "resolution", "model", "metric", "value"])
+        for grids in [measured.coarse, *measured.fine]:
+            for model, errors in grids.errors.items():
+                for name, values in errors.items():
+                    for i, value in enumerate(values.tolist()):
+                        writer.writerow([i, seed, grids.resolution, model, name, f"{value:.8g}"])
+
+
+def _html(report: dict[str, Any], measured: Measured, surrogate: Surrogate) -> str:
+    import jinja2
+
+    spec = surrogate.spec
+    training = report["metrics"][0]
+
+    def picture(png: bytes) -> str:
+        return "data:image/png;base64," + base64.b64encode(png).decode()
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("opkit.evaluation", ""), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters["percent"] = verdicts.percent
+    environment.filters["number"] = lambda v: "undefined" if v is None else f"{v:.3g}"
+    return environment.get_template("report.html.j2").render(
+        report=report,
+        physics=surrogate.physics,
+        parameters=sum(p.numel() for p in surrogate.model.parameters()),
+        channels=(", ".join(spec.inputs), ", ".join(spec.outputs)),
+        training=training,
+        baseline=next(m for m in report["metrics"] if m["model"] == "mean"),
+        picture_samples=picture(figures.samples(measured, spec.inputs, spec.outputs)),
+        picture_resolution=picture(figures.error_by_resolution(report["super_resolution"], training)),
+        picture_spectra=picture(figures.spectra(measured)),
+        picture_distribution=picture(figures.distribution(measured)),
+    )
+
+
+def parse_gate(text: str) -> list[tuple[str, int | None, str, float]]:
+    """Conditions of a gate such as "rel_l2<0.02,rel_l2@211<0.03": (metric, grid or None, comparison, bound).
+
+    Raises:
+        ConfigError: It is not of that form.
+    """
+    conditions = []
+    for part in text.split(","):
+        match = GATE.fullmatch(part)
+        try:
+            if match is None:
+                raise ValueError
+            conditions.append((match[1], int(match[2]) if match[2] else None, match[3], float(match[4])))
+        except ValueError:
+            raise ConfigError(
+                f'gate={text!r}: cannot read {part.strip()!r}. Write conditions such as "rel_l2<0.02" or '
+                '"rel_l2@211<=0.03", separated by commas.'
+            ) from None
+    return conditions
+
+
+def check_gate(conditions: list[tuple[str, int | None, str, float]], report: dict[str, Any]) -> None:
+    """Compare a report with a gate.
+
+    Raises:
+        ConfigError: A metric or grid that was not measured.
+        GateError: A condition that does not hold.
+    """
+    own = {(m["name"], m["resolution"]): m["value"] for m in report["metrics"] if m["model"] == "surrogate"}
+    failed = []
+    for name, resolution, comparison, bound in conditions:
+        at = resolution or report["training_resolution"]
+        if (name, at) not in own:
+            near = difflib.get_close_matches(name, [n for n, _ in own], 1)
+            hint = f" Did you mean {near[0]!r}?" if near and near[0] != name else ""
+            measured = ", ".join(sorted({n for n, _ in own}))
+            grids = ", ".join(str(r) for r in sorted({r for _, r in own}))
+            raise ConfigError(f"gate: {name}@{at} was not measured; measured are {measured} on grids {grids}.{hint}")
+        value = own[name, at]
+        if value is None or not COMPARE[comparison](value, bound):
+            failed.append(
+                f"{name}@{at} is {'undefined' if value is None else f'{value:.4g}'}, not {comparison} {bound:g}"
+            )
+    if failed:
+        raise GateError("gate failed: " + "; ".join(failed))
+    print("gate passed", file=sys.stderr)

@@ -1,0 +1,73 @@
+"""What the figures allow one to say, in fixed words.
+
+A surrogate *super-resolves* on a finer grid if it beats interpolation of its own coarse prediction, knows something of
+the unresolved scales (lower ends of both intervals above zero) and keeps its accuracy on the resolved scales (at most
+1.1 times its error on the training grid). It *transfers* if it keeps that accuracy and is no worse than interpolation.
+Otherwise it *does not transfer*: on that grid, interpolate its coarse prediction instead.
+"""
+
+from typing import Any
+
+from opkit.evaluation.statistics import Estimate
+
+RESOLVED_SLACK = 1.1
+"""How much larger the error on resolved scales may get on a finer grid."""
+INTERPOLATION_SLACK = 0.1
+"""How far the squared error may exceed that of interpolation and still count as no worse."""
+
+
+def super_resolution(
+    gain: Estimate, unresolved_gain: Estimate, resolved: Estimate, resolved_at_training: Estimate
+) -> str:
+    """`super-resolves`, `transfers` or `does not transfer`, see the module's text."""
+
+    def low(estimate: Estimate) -> float:
+        bound = estimate.value if estimate.ci_low is None else estimate.ci_low
+        return -float("inf") if bound is None else bound
+
+    if resolved.value is None or resolved_at_training.value is None:
+        return "does not transfer"
+    keeps = resolved.value <= RESOLVED_SLACK * resolved_at_training.value
+    if keeps and low(gain) > 0 and low(unresolved_gain) > 0:
+        return "super-resolves"
+    if keeps and low(gain) > -INTERPOLATION_SLACK:
+        return "transfers"
+    return "does not transfer"
+
+
+def percent(value: float | None) -> str:
+    """1.09% with three significant digits."""
+    return "undefined" if value is None else f"{100 * value:#.3g}".rstrip(".") + "%"
+
+
+def interval(estimate: dict[str, Any], show: Any = percent) -> str:
+    if estimate["ci_low"] is None:
+        return f"no interval: {estimate.get('reason', 'unknown')}"
+    return f"95% interval {show(estimate['ci_low'])} to {show(estimate['ci_high'])}"
+
+
+def accuracy_text(error: dict[str, Any], mean: dict[str, Any]) -> str:
+    """One sentence on the error at the training grid."""
+    grid = f"{error['resolution']} x {error['resolution']}"
+    if error["value"] is None:
+        return f"Accuracy on {grid}: undefined ({error['reason']})."
+    ratio = f"; predicting the training mean gives {percent(mean['value'])}" if mean["value"] else ""
+    return (
+        f"On {grid}, the training grid, the relative L2 error is {percent(error['value'])} "
+        f"({interval(error)}, {error['n']} test samples){ratio}."
+    )
+
+
+def resolution_text(row: dict[str, Any], training: int) -> str:
+    """One sentence on one finer grid."""
+    own, free = row["surrogate"]["value"], row["interpolation"]["value"]
+    sentence = {
+        "super-resolves": "beats interpolation and adds scales the training grid cannot hold",
+        "transfers": "keeps its accuracy, but adds no detail that interpolation would not",
+        "does not transfer": f"is worse there than on the training grid; interpolate its {training} x {training} "
+        "prediction instead",
+    }[row["verdict"]]
+    return (
+        f"On {row['resolution']} x {row['resolution']} it {row['verdict']}: {sentence} (error {percent(own)}, "
+        f"interpolation {percent(free)}, floor of interpolated truth {percent(row['oracle']['value'])})."
+    )

@@ -1,0 +1,100 @@
+"""Settings that belong to no equation and no architecture: how much data, which optimiser, what to evaluate.
+
+Their fields, types, defaults and docstrings are the command line: `data.train=200`, `optim.lr=1e-3`.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+
+def _at_least(section: str, least: int, **values: int | None) -> None:
+    for name, value in values.items():
+        if value is not None and value < least:
+            raise ValueError(f"{section}.{name} must be at least {least}, got {value}.")
+
+
+@dataclass(frozen=True)
+class Data:
+    """How many samples, and how they are fed.
+
+    Args:
+        train: Training samples.
+        val: Validation samples: they choose the checkpoint.
+        test: Test samples: looked at once, at the end.
+        test_fine: How many of the test samples are also kept on finer grids.
+        seed: Seed of the random inputs; independent of the training seed.
+        batch_size: Samples per optimiser step, over all devices.
+        augment: Apply the equation's own symmetries (for Darcy the eight of the square) to training samples at random.
+        in_memory: Keep the samples in memory, and on the GPU where they fit; "auto" does when they take less than a
+            third of what is free.
+        loader_workers: Processes that read samples when they are not kept in memory.
+    """
+
+    train: int = 1000
+    val: int = 100
+    test: int = 200
+    test_fine: int = 100
+    seed: int = 0
+    batch_size: int = 10
+    augment: bool = True
+    in_memory: bool | Literal["auto"] = "auto"
+    loader_workers: int = 2
+
+    def __post_init__(self) -> None:
+        _at_least("data", 1, train=self.train, val=self.val, test=self.test, test_fine=self.test_fine)
+        _at_least("data", 1, batch_size=self.batch_size)
+        _at_least("data", 0, seed=self.seed, loader_workers=self.loader_workers)
+
+
+@dataclass(frozen=True)
+class Optim:
+    """AdamW (Loshchilov and Hutter 2019) on a one-cycle schedule (Smith and Topin 2019), stepped per batch.
+
+    Args:
+        lr: Peak learning rate.
+        weight_decay: Decoupled weight decay.
+        warmup: Fraction of the steps spent rising to the peak.
+        div_factor: Peak over initial learning rate.
+        final_div_factor: Initial over final learning rate.
+        grad_clip: Largest gradient norm; null for none.
+    """
+
+    lr: float = 3e-3
+    weight_decay: float = 1e-4
+    warmup: float = 0.3
+    div_factor: float = 25.0
+    final_div_factor: float = 1e4
+    grad_clip: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "div_factor", "final_div_factor"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise ValueError(f"optim.{name} must be positive, got {getattr(self, name)}.")
+        if not 0 < self.warmup < 1:
+            raise ValueError(f"optim.warmup is a fraction between 0 and 1, got {self.warmup}.")
+        if self.weight_decay < 0:
+            raise ValueError(f"optim.weight_decay must not be negative, got {self.weight_decay}.")
+        if self.grad_clip is not None and self.grad_clip <= 0:
+            raise ValueError(f"optim.grad_clip must be positive or null, got {self.grad_clip}.")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the evaluator looks at.
+
+    Args:
+        resolutions: Finer grids for zero-shot super-resolution, points per side; null takes those that share the
+            labels' grid.
+        resamples: Bootstrap resamples per confidence interval.
+        seed: Seed of the bootstrap.
+    """
+
+    resolutions: tuple[int, ...] | None = None
+    resamples: int = 9999
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _at_least("evaluation", 100, resamples=self.resamples)
+        _at_least("evaluation", 0, seed=self.seed)
+        _at_least("evaluation", 5, resolutions=min(self.resolutions or (5,)))

@@ -1,0 +1,373 @@
+"""A trained surrogate: physical fields in, physical fields out, and the bundle that carries it.
+
+    surrogate = opkit.load("runs/fno-darcy")
+    u = surrogate(a)
+
+A bundle is a directory without pickles:
+
+    model.safetensors     weights and normaliser
+    config.json           model name and arguments, channels, versions, hash of the weights
+    physics.json          equation, parameters, grid, boundary, time step, units, how the data were made
+    metrics.json          errors with confidence intervals
+    README.md             model card
+
+Loading runs no code from it: the model's name is looked up among the installed ones, and every key and shape is checked
+before a weight is used. Needs neither Lightning nor wandb.
+"""
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import opkit
+from opkit.errors import BundleError
+from opkit.files import read_json, sha256, whole_folder, write_json, write_text
+from opkit.grid import Grid, Spec
+from opkit.models import Operator, count_parameters
+from opkit.normalize import Normalizer
+from opkit.registry import Architecture, names
+
+FORMAT = 1
+FILES = ("model.safetensors", "config.json", "physics.json", "metrics.json", "README.md")
+
+
+class PhysicalOperator(nn.Module):
+    """An operator between its normalisers: the differentiable map in physical units that is trained and saved."""
+
+    def __init__(self, operator: Operator, input_normalizer: Normalizer, output_normalizer: Normalizer):
+        super().__init__()
+        self.operator, self.input_normalizer, self.output_normalizer = operator, input_normalizer, output_normalizer
+
+    def forward(self, values: Tensor) -> Tensor:
+        return self.output_normalizer.inverse(self.operator(self.input_normalizer(values)))
+
+
+class Surrogate:
+    """A trained model to call from a simulation.
+
+    Args:
+        model: The map in physical units; put into eval mode.
+        architecture: Name and arguments that rebuild it.
+        spec: Channels and training grid.
+        physics: Content of physics.json.
+        metrics: Content of metrics.json.
+    """
+
+    def __init__(
+        self,
+        model: PhysicalOperator,
+        architecture: Architecture,
+        spec: Spec,
+        physics: dict[str, Any],
+        metrics: dict[str, Any] | None = None,
+    ):
+        self.model = model.eval()
+        self.architecture, self.spec, self.physics, self.metrics = architecture, spec, physics, metrics or {}
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move to a device, in place."""
+        self.model.to(device)
+        return self
+
+    def __repr__(self) -> str:
+        channels = f"{', '.join(self.spec.inputs)} -> {', '.join(self.spec.outputs)}"
+        return f"Surrogate({self.architecture.name}, {self.physics.get('pde', '?')}: {channels}, on {self.device})"
+
+    def __call__(self, values: Any) -> Any:
+        """Apply to one field or a batch of them, in physical units.
+
+        Args:
+            values: `(b, c, *x)` or `(c, *x)`, floating point, numpy or torch, on any grid the model allows. A torch
+                tensor that requires grad is differentiated through; anything else runs without gradients.
+
+        Returns:
+            `(b, c_out, *x)` or `(c_out, *x)`: the same kind, dtype and device as the input. The network itself computes
+            in float32.
+
+        Raises:
+            TypeError: Not an array of real floating-point numbers.
+            ValueError: Wrong channels or number of axes, or values that are not finite.
+        """
+        tensor, batched = self._check(values)
+        inputs = tensor if batched else tensor[None]
+        parameter = next(self.model.parameters())
+        with torch.set_grad_enabled(torch.is_grad_enabled() and inputs.requires_grad):
+            outputs = self.model(inputs.to(parameter.device, parameter.dtype)).to(tensor.device, tensor.dtype)
+        outputs = outputs if batched else outputs[0]
+        return outputs.numpy() if isinstance(values, np.ndarray) else outputs
+
+    def rollout(self, initial: Any, steps: int) -> Any:
+        """Apply the surrogate to its own output `steps` times.
+
+        Args:
+            initial: State `(b, c, *x)` or `(c, *x)` at the start.
+            steps: Time steps of physics.json's `time_step` each; at least 1.
+
+        Returns:
+            The frames after the initial one, `(b, steps, c, *x)` or `(steps, c, *x)`.
+
+        Raises:
+            TypeError: The equation is steady, so there is nothing to step.
+            ValueError: As for a call, or steps < 1.
+        """
+        if self.physics.get("time_step") is None:
+            raise TypeError(
+                f"This surrogate solves a steady equation ({self.physics.get('pde')}); it has no time to step. "
+                "Call it as surrogate(a)."
+            )
+        if steps < 1:
+            raise ValueError(f"rollout needs steps >= 1, got {steps}.")
+        state, frames = initial, []
+        for _ in range(steps):
+            state = self(state)
+            frames.append(state)
+        axis = -self.spec.grid.ndim - 2
+        return np.stack(frames, axis) if isinstance(initial, np.ndarray) else torch.stack(frames, axis)
+
+    def _check(self, values: Any) -> tuple[Tensor, bool]:
+        if isinstance(values, np.ndarray):
+            if values.dtype.kind != "f" or values.dtype.itemsize > 8:
+                raise TypeError(
+                    f"The surrogate takes real floating-point numbers, got a numpy array of {values.dtype}."
+                )
+            tensor = torch.from_numpy(np.ascontiguousarray(values, values.dtype.newbyteorder("=")))
+        elif isinstance(values, Tensor):
+            tensor = values
+        else:
+            raise TypeError(f"The surrogate takes a numpy array or a torch tensor, got a {type(values).__name__}.")
+        if not tensor.is_floating_point():
+            raise TypeError(f"The surrogate takes real floating-point numbers, got a tensor of {tensor.dtype}.")
+        channels, ndim = len(self.spec.inputs), self.spec.grid.ndim
+        axes = ", ".join("xyz"[:ndim])
+        wanted = (
+            f"(batch, {channels}, {axes}) or ({channels}, {axes}), the channels being {', '.join(self.spec.inputs)}"
+        )
+        if tensor.ndim not in (ndim + 1, ndim + 2):
+            raise ValueError(f"The surrogate expects an array of shape {wanted}; got {tuple(tensor.shape)}.")
+        if tensor.shape[-ndim - 1] != channels:
+            raise ValueError(
+                f"The surrogate expects {channels} channel(s), shape {wanted}; got {tuple(tensor.shape)} with "
+                f"{tensor.shape[-ndim - 1]}."
+            )
+        if 0 in tensor.shape[-ndim:] or not torch.isfinite(tensor).all():
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise ValueError(
+                f"The surrogate's input must be finite; {bad} of its {tensor.numel()} values are NaN or infinite."
+            )
+        return tensor, tensor.ndim == ndim + 2
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the bundle to a directory, whole or not at all; what was there is replaced."""
+        from safetensors.torch import save_file
+
+        path = Path(path)
+        tensors = {name: t.detach().cpu().contiguous() for name, t in self.model.state_dict().items()}
+        with whole_folder(path) as folder:
+            save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+            grid = self.spec.grid
+            config = {
+                "format_version": FORMAT,
+                "opkit_version": opkit.__version__,
+                "torch_version": torch.__version__.split("+")[0],
+                "model": self.architecture.name,
+                "arguments": self.architecture.arguments,
+                "inputs": list(self.spec.inputs),
+                "outputs": list(self.spec.outputs),
+                "grid": asdict(grid),
+                "dtype": str(next(self.model.parameters()).dtype).removeprefix("torch."),
+                "parameters": count_parameters(self.model),
+                "weights_sha256": sha256(folder / "model.safetensors"),
+            }
+            write_json(folder / "config.json", config)
+            write_json(folder / "physics.json", self.physics)
+            write_json(folder / "metrics.json", self.metrics)
+            write_text(folder / "README.md", model_card(config, self.physics, self.metrics))
+        return path
+
+
+def record_metrics(bundle: Path, metrics: dict[str, Any]) -> None:
+    """Put newly measured errors into a bundle: metrics.json and the model card."""
+    fail = _problem(bundle)
+    write_json(bundle / "metrics.json", metrics)
+    card = model_card(read_json(bundle / "config.json", fail), read_json(bundle / "physics.json", fail), metrics)
+    write_text(bundle / "README.md", card)
+
+
+def load(path: str | os.PathLike[str], device: torch.device | str = "cpu", revision: str | None = None) -> Surrogate:
+    """Load a trained surrogate.
+
+    Args:
+        path: A run directory, a bundle directory, or "owner/name" of a hub repository (needs `pip install
+            opkit[hub]`).
+        device: Where to put it.
+        revision: Branch, tag or commit of a hub repository.
+
+    Raises:
+        BundleError: Something is missing, damaged or foreign; the message names the file.
+    """
+    folder = find_bundle(path, revision)
+    fail = _problem(folder)
+    for name in FILES:
+        if not (folder / name).is_file():
+            raise fail(f"{name} is missing")
+    config = read_json(folder / "config.json", fail)
+    physics = read_json(folder / "physics.json", fail)
+    metrics = read_json(folder / "metrics.json", fail)
+    if config.get("format_version") != FORMAT:
+        raise fail(
+            f"config.json has format_version {config.get('format_version')!r}, this opkit ({opkit.__version__}) reads "
+            f"{FORMAT}; upgrade opkit, or save the bundle again with it"
+        )
+    if config.get("model") not in names("model"):
+        raise fail(f"config.json names the model {config.get('model')!r}; installed are {', '.join(names('model'))}")
+    try:
+        grid = config["grid"]
+        spec = Spec(
+            tuple(config["inputs"]),
+            tuple(config["outputs"]),
+            Grid(tuple(grid["shape"]), grid["location"], _hashable(grid["length"])),
+        )
+        architecture = Architecture(config["model"], config["arguments"])
+        with torch.device("meta"):
+            operator = architecture.build(spec)
+    except (KeyError, TypeError, ValueError) as problem:
+        raise fail(f"config.json does not describe a model ({problem!r})") from None
+    tensors = _read_weights(folder / "model.safetensors", config.get("weights_sha256"), fail)
+    statistics = [
+        Normalizer(torch.zeros(len(channels)), torch.ones(len(channels))) for channels in (spec.inputs, spec.outputs)
+    ]
+    model = PhysicalOperator(operator, *statistics)
+    _check_weights(model.state_dict(), tensors, fail)
+    model.load_state_dict(tensors, assign=True)
+    return Surrogate(model.to(device), architecture, spec, physics, metrics)
+
+
+def find_bundle(path: str | os.PathLike[str], revision: str | None = None) -> Path:
+    """The bundle's directory, given a run directory, the bundle itself, or a hub repository."""
+    folder = Path(path)
+    if (folder / "surrogate").is_dir():
+        return folder / "surrogate"
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise BundleError(
+                f"{folder} is neither a finished run (no surrogate/ in it) nor a bundle (no config.json). "
+                "Give the directory that `opkit train` made, or finish the run with --resume."
+            )
+        return folder
+    if folder.exists() or str(path).count("/") != 1 or str(path).startswith((".", "/", "~")):
+        raise BundleError(f"There is no directory {folder}. Give a run directory, a bundle, or a hub id owner/name.")
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise BundleError(
+            f"There is no directory {folder}. To load {str(path)!r} from a hub, install opkit[hub]."
+        ) from None
+    try:
+        allowed = ["*.json", "*.safetensors", "*.md", "LICENSE"]
+        return Path(snapshot_download(str(path), revision=revision, allow_patterns=allowed))
+    except Exception as problem:
+        raise BundleError(
+            f"There is no directory {folder}, and the hub repository {str(path)!r} cannot be had ({problem})."
+        ) from None
+
+
+def _problem(folder: Path) -> Any:
+    return lambda why: BundleError(f"The bundle {folder} cannot be loaded: {why}.")
+
+
+def _hashable(length: Any) -> Any:
+    return tuple(length) if isinstance(length, list) else length
+
+
+def _read_weights(path: Path, digest: str | None, fail: Any) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if sha256(path) != digest:
+        raise fail("model.safetensors is not the file this bundle was saved with (its hash differs from config.json)")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as problem:
+        raise fail(f"model.safetensors cannot be read ({problem})") from None
+
+
+def _check_weights(expected: dict[str, Tensor], given: dict[str, Tensor], fail: Any) -> None:
+    for name in sorted(expected.keys() | given.keys()):
+        if name not in given:
+            raise fail(f"model.safetensors lacks {name}")
+        if name not in expected:
+            raise fail(f"model.safetensors has {name}, which the model described by config.json does not")
+        if given[name].shape != expected[name].shape:
+            raise fail(
+                f"{name} in model.safetensors has shape {tuple(given[name].shape)}, the model needs "
+                f"{tuple(expected[name].shape)}"
+            )
+        if not given[name].is_floating_point() or not torch.isfinite(given[name]).all():
+            raise fail(f"{name} in model.safetensors has values that are not finite real numbers")
+
+
+def model_card(config: dict[str, Any], physics: dict[str, Any], metrics: dict[str, Any]) -> str:
+    """The bundle's README: what it is for, how good it was measured to be, how to call it."""
+    grid = " x ".join(map(str, config["grid"]["shape"]))
+    rows = [
+        f"| `{m['name']}` | {m['model']} | {m['resolution']} | {m['value']:.4g} | {_interval(m)} | {m['n']} |"
+        for m in metrics.get("metrics", [])
+        if m["value"] is not None
+    ]
+    table = "\n".join(
+        ["| metric | model | grid | value | 95% interval | samples |", "|---|---|---|---|---|---|", *rows]
+    )
+    verdicts = "\n".join(f"- {v['text']}" for v in metrics.get("verdicts", []))
+    shape = "(batch, " + str(len(config["inputs"])) + ", " + ", ".join("xyz"[: len(config["grid"]["shape"])]) + ")"
+    return f"""---
+library_name: opkit
+tags: [opkit, physics, neural-operator, pde, "pde:{physics["pde"]}", "model:{config["model"]}"]
+metrics: [rel_l2, rel_h1, max_error]
+---
+
+# {config["model"]} for {physics["pde"]}
+
+Learned map {", ".join(config["inputs"])} -> {", ".join(config["outputs"])} for {physics["formula"]}.
+{config["parameters"]} parameters, trained on a grid of {grid} points ({config["grid"]["location"]} grid).
+
+```python
+import opkit
+
+surrogate = opkit.load("path/to/this/directory")
+{config["outputs"][0]} = surrogate({config["inputs"][0]})  # physical units, shape {shape}
+```
+
+## Measured errors
+
+{verdicts or "Not evaluated yet."}
+
+{table if rows else ""}
+
+Means over samples of a test split that was used for nothing else; intervals are BCa bootstraps over samples.
+
+## Meant for
+
+Inputs drawn as the training data were:
+
+```json
+{json.dumps(physics["parameters"], indent=2)}
+```
+
+Other coefficients, forcings or boundary conditions are outside what was measured.
+"""
+
+
+def _interval(metric: dict[str, Any]) -> str:
+    if metric["ci_low"] is None:
+        return "-"
+    return f"{metric['ci_low']:.4g} to {metric['ci_high']:.4g}"

@@ -1,0 +1,321 @@
+"""From a PDE and a model to a run directory: data, fit, bundle, evaluation. The story of `opkit train`, in order.
+
+runs/fno-darcy/
+  config.yaml      resolved settings; `--config` with this file repeats the run
+  metrics.csv      one row per epoch
+  checkpoints/     last.ckpt, best.ckpt, for resuming
+  surrogate/       the bundle, from the best checkpoint
+  evaluation/      report.json, metrics.csv, report.html
+"""
+
+import csv
+import ctypes
+import logging
+import os
+import shutil
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import torch
+import yaml
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+import opkit
+from opkit.datamodule import FieldData
+from opkit.errors import ConfigError, RunError
+from opkit.evaluation import evaluate_surrogate, fine_resolutions
+from opkit.files import write_text
+from opkit.generate import ensure
+from opkit.models import count_parameters
+from opkit.normalize import Normalizer
+from opkit.pdes import PDE
+from opkit.progress import progress
+from opkit.registry import Architecture
+from opkit.settings import Data, Evaluation, Optim
+from opkit.store import Dataset
+from opkit.surrogate import PhysicalOperator, Surrogate
+from opkit.task import SupervisedTask
+
+COMPILE_STEPS = 500
+"""Optimiser steps from which compiling pays for its half minute, when `compile` is "auto"."""
+
+
+def train(
+    pde: PDE,
+    model: Architecture,
+    data: Data,
+    optim: Optim,
+    evaluation: Evaluation,
+    trainer: dict[str, Any],
+    config: dict[str, Any],
+    run_dir: Path,
+    seed: int = 0,
+    workers: int | None = None,
+    compile: bool | Literal["auto"] = "auto",
+    resume: bool = False,
+) -> Path:
+    """Train a surrogate and evaluate it.
+
+    Args:
+        pde: The equation, on the grid to learn on.
+        model: The architecture.
+        data: Sizes of the splits and how they are fed.
+        optim: Optimiser and schedule.
+        evaluation: What to evaluate at the end.
+        trainer: Arguments of Lightning's Trainer.
+        config: The resolved settings as plain values, kept as config.yaml.
+        run_dir: Where everything goes.
+        seed: Seed of the initial weights and the order of samples.
+        workers: Processes that generate data; null means one per core. No effect on the data.
+        compile: Run training steps through torch.compile; "auto" does for runs long enough to gain from it, where a
+            C++ compiler is at hand.
+        resume: Continue the run in `run_dir`.
+
+    Returns:
+        The run directory.
+    """
+    began = time.monotonic()
+    _check_run_dir(run_dir, config, resume)
+    model.check(pde.spec)
+    if trainer.get("max_epochs", 1) == 0 or trainer.get("max_steps", 1) == 0:
+        raise ConfigError("trainer.max_epochs (or max_steps) is 0: nothing would be trained. Set it to at least 1.")
+
+    train_set = ensure(pde, "train", data.train, data.seed, workers)
+    val_set = ensure(pde, "val", data.val, data.seed, workers)
+    ensure(pde, "test", data.test, data.seed, workers)
+    finest = pde.on(max(fine_resolutions(pde, evaluation)))
+    ensure(finest, "test", min(data.test_fine, data.test), data.seed, workers)
+
+    L.seed_everything(seed, workers=True, verbose=False)
+    _quiet()
+    _keep_freed_memory()
+    _prepare(run_dir, config)
+    checkpoints = ModelCheckpoint(
+        run_dir / "checkpoints", "best", monitor="val/rel_l2", save_last=True, enable_version_counter=False
+    )
+    table = EpochTable(run_dir / "metrics.csv")
+    loop = L.Trainer(
+        **trainer, gradient_clip_val=optim.grad_clip, default_root_dir=run_dir, logger=False,
+        callbacks=[checkpoints, table, TrainingProgress(f"train {run_dir.name}")], enable_progress_bar=False,
+        enable_model_summary=False, use_distributed_sampler=False, num_sanity_val_steps=0,
+    )  # fmt: skip
+    fields = FieldData(train_set, val_set, data, seed)
+    fields.trainer = loop
+    fields.setup()
+    surrogate = _untrained(pde, model, fields, data)
+    steps = loop.max_epochs * len(fields.train_dataloader()) if loop.max_epochs else 0
+    compiled = _can_compile(compile, steps)
+    batch = min(data.batch_size, data.train) // loop.world_size
+    task = SupervisedTask(surrogate.model, pde.grid, optim, batch, compiled)
+    print(
+        f"{model.name} on {pde.equation}: {count_parameters(surrogate.model):,} parameters, {data.train} samples on "
+        f"{' x '.join(map(str, pde.grid.shape))}, {loop.strategy.root_device.type}"
+        f"{', compiling the first step (about half a minute)' if compiled else ''}",
+        file=sys.stderr,
+    )
+    last = run_dir / "checkpoints" / "last.ckpt"
+    _fit(loop, task, fields, last if resume and last.exists() else None)
+    if not loop.is_global_zero:
+        return run_dir
+
+    best = run_dir / "checkpoints" / "best.ckpt"
+    state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
+    surrogate.model.load_state_dict({name.removeprefix("model."): value for name, value in state.items()})
+    surrogate.to(loop.strategy.root_device)
+    surrogate.save(run_dir / "surrogate")
+    evaluate_surrogate(surrogate, pde, data, evaluation, run_dir / "evaluation", run_dir / "surrogate", workers)
+    minutes, seconds = divmod(round(time.monotonic() - began), 60)
+    print(f"finished in {minutes} min {seconds} s; use it: opkit.load({str(run_dir)!r})")
+    return run_dir
+
+
+def physics(pde: PDE, data: Data) -> dict[str, Any]:
+    """Content of a bundle's physics.json: the problem, and how to make its data again."""
+    train_set = Dataset(pde, "train", data.seed, Path())
+    times = pde.times
+    return {
+        "pde": pde.equation,
+        "formula": pde.formula,
+        "parameters": train_set.config["parameters"],
+        "grid": {"shape": list(pde.grid.shape), "location": pde.grid.location, "length": list(pde.grid.lengths)},
+        "boundary": pde.boundary,
+        "time_step": None if times is None else float(times[1] - times[0]),
+        "units": "dimensionless",
+        "input_distribution": pde.input_law,
+        "data": {
+            "generator": f"opkit {opkit.__version__}",
+            "seed": data.seed,
+            "key": train_set.key,
+            "train": data.train,
+            "val": data.val,
+            "test": data.test,
+            "test_fine": data.test_fine,
+        },
+    }
+
+
+def _untrained(pde: PDE, model: Architecture, fields: FieldData, data: Data) -> Surrogate:
+    """The model with freshly drawn weights and normalisers fitted on the training split."""
+    inputs, targets = (torch.cat(values) for values in zip(*fields.training_fields(), strict=True))
+    normalizers = (Normalizer.fit(inputs.cpu()), Normalizer.fit(targets.cpu()))
+    return Surrogate(PhysicalOperator(model.build(pde.spec), *normalizers), model, pde.spec, physics(pde, data))
+
+
+def _fit(loop: L.Trainer, task: SupervisedTask, fields: FieldData, checkpoint: Path | None) -> None:
+    try:
+        task.model.train()
+        loop.fit(task, datamodule=fields, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
+    except torch.OutOfMemoryError as problem:
+        raise ConfigError(
+            f"Out of GPU memory at data.batch_size={fields.settings.batch_size}. Lower it. ({problem})"
+        ) from None
+    if loop.interrupted:
+        raise KeyboardInterrupt
+
+
+def _check_run_dir(run_dir: Path, config: dict[str, Any], resume: bool) -> None:
+    """Refuse to overwrite a run, to continue what is not one, or to write where one cannot."""
+    if run_dir.exists() and not run_dir.is_dir():
+        raise RunError(f"run_dir={run_dir} is a file. Choose another run_dir.")
+    occupied = run_dir.is_dir() and any(run_dir.iterdir())
+    if occupied and not resume:
+        raise RunError(
+            f"{run_dir} already holds a run, and runs are never overwritten. Add --resume to continue it, or choose "
+            f"another place with run_dir=..."
+        )
+    if resume and not occupied:
+        raise RunError(f"There is no run in {run_dir} to resume. Leave out --resume to start one.")
+    if resume:
+        try:
+            before = yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError) as problem:
+            raise RunError(
+                f"{run_dir} is not a run that can be resumed: its config.yaml is unreadable ({problem})."
+            ) from None
+        changed = [
+            f"{section}.{key} was {before.get(section, {}).get(key)!r}, is {value!r}"
+            for section in ("pde", "model", "data", "optim")
+            for key, value in config[section].items()
+            if before.get(section, {}).get(key) != value
+        ]
+        if changed:
+            raise RunError(
+                f"{run_dir} was trained with other settings: {'; '.join(changed)}. Repeat the original command."
+            )
+    ancestor = next(p for p in [run_dir, *run_dir.absolute().parents] if p.exists())
+    if not os.access(ancestor, os.W_OK):
+        raise RunError(f"Cannot write to {ancestor.absolute()}: permission denied. Choose another run_dir=...")
+
+
+def _prepare(run_dir: Path, config: dict[str, Any]) -> None:
+    if not (run_dir / "config.yaml").exists():
+        write_text(run_dir / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+
+
+def _can_compile(wanted: bool | str, steps: int) -> bool:
+    compiler = shutil.which(os.environ.get("CXX", "")) or shutil.which("g++") or shutil.which("clang++")
+    if wanted == "auto":
+        return steps >= COMPILE_STEPS and compiler is not None
+    if wanted and compiler is None and not torch.cuda.is_available():
+        raise ConfigError("compile=true needs a C++ compiler (g++ or clang++). Install one, or set compile=false.")
+    return bool(wanted)
+
+
+def _keep_freed_memory() -> None:
+    """Tell glibc to keep large freed blocks: a step frees and takes the same hundreds of megabytes again, and page
+    faults on fresh ones cost as much as a tenth of the step. Does nothing with another C library."""
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        mmap_threshold, trim_threshold = -3, -1
+        libc.mallopt(mmap_threshold, 2**30)
+        libc.mallopt(trim_threshold, 2**31 - 1)
+    except (OSError, AttributeError):
+        pass
+
+
+def _quiet() -> None:
+    """Silence what Lightning says about itself; what a user must know is said by opkit."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"lightning\..*")
+    warnings.filterwarnings("ignore", message=r".*(does not have many workers|isinstance\(treespec).*")
+
+
+class EpochTable(L.Callback):
+    """metrics.csv: one row per epoch, appended as it ends; a resumed run drops the rows it trains again."""
+
+    columns = ("epoch", "step", "lr", "train/rel_l2", "val/rel_l2", "seconds")
+
+    def __init__(self, path: Path):
+        self.path, self.began = path, 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        rows = []
+        if self.path.exists():
+            with open(self.path, newline="", encoding="utf-8") as file:
+                rows = [row for row in csv.DictReader(file) if int(row["epoch"]) < trainer.current_epoch]
+        self._write(rows, "w")
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.began = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        values = {name: float(v) for name, v in trainer.callback_metrics.items() if name in self.columns}
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        row = {"epoch": trainer.current_epoch, "step": trainer.global_step, "lr": f"{rate:.6g}"}
+        row |= {name: f"{value:.6g}" for name, value in values.items()}
+        self._write([row | {"seconds": f"{time.monotonic() - self.began:.2f}"}], "a")
+
+    def _write(self, rows: list[dict[str, Any]], mode: str) -> None:
+        with open(self.path, mode, newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self.columns)
+            if mode == "w":
+                writer.writeheader()
+            writer.writerows(rows)
+
+
+class TrainingProgress(L.Callback):
+    """One bar for the whole run: steps, rate, time left, and the latest loss and validation error."""
+
+    def __init__(self, title: str):
+        self.title, self.note = title, ""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero:
+            total = int(trainer.estimated_stepping_batches)
+            self.display = progress(self.title, total, "steps", trainer.global_step)
+            self.advance = self.display.__enter__()
+            self.shown = trainer.global_step
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any) -> None:
+        if not trainer.is_global_zero:
+            return
+        loss = float(outputs["loss"]) if self._due(trainer) else self.loss
+        self.loss = loss
+        val = trainer.callback_metrics.get("val/rel_l2")
+        note = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}, loss {loss:.4f}"
+        self.advance(trainer.global_step - self.shown, note + (f", val {float(val):.4f}" if val is not None else ""))
+        self.shown = trainer.global_step
+
+    loss = float("nan")
+
+    @staticmethod
+    def _due(trainer: L.Trainer) -> bool:
+        """Read the loss now and then only: each read makes a GPU wait."""
+        return trainer.global_step % 10 in (0, 1)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero:
+            self.display.__exit__(None, None, None)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        if trainer.is_global_zero and hasattr(self, "display"):
+            self.display.__exit__(None, None, None)
