@@ -352,9 +352,12 @@ def _train(argv: list[str]) -> int:
     parser.add_argument(
         "--gate", type=str | None, default=None, help='Conditions such as "rel_l2<0.02"; failed: exit 3.'
     )
-    note = (
-        f"Settings with --pde {chosen['pde']} --model {chosen['model']}; --resume continues a run,\n"
-        "--print_config shows all values. Arguments of Lightning's Trainer are settings too: trainer.max_epochs=3, trainer.devices=8, ...\n"
+    note = "\n".join(
+        [
+            f"Settings with --pde {chosen['pde']} --model {chosen['model']}. --resume continues a run,",
+            "--print_config shows all values. Arguments of Lightning's Trainer are settings too:",
+            "trainer.max_epochs=3, trainer.devices=8.\n",
+        ]
     )
     if _finish("train", request, parser, settings, note):
         return 0

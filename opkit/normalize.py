@@ -4,8 +4,6 @@ One mean and one standard deviation per channel, never per pixel, so that the sa
 Buffers, so they are saved, moved and exported with the model.
 """
 
-from typing import Self
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -30,7 +28,7 @@ class Normalizer(nn.Module):
         self.register_buffer("std", std)
 
     @classmethod
-    def fit(cls, values: Float[Tensor, "n c *x"]) -> Self:
+    def fit(cls, values: Float[Tensor, "n c *x"]) -> "Normalizer":
         """Statistics of the training split. A channel that never varies is only centred."""
         wide = values.to(torch.float64).transpose(0, 1).flatten(1)
         mean, std = wide.mean(1), wide.std(1, correction=0)

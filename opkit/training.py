@@ -23,13 +23,14 @@ import lightning as L
 import torch
 import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import opkit
 from opkit.datamodule import FieldData
 from opkit.errors import ConfigError, RunError
 from opkit.evaluation import evaluate_surrogate, fine_resolutions
 from opkit.files import write_text
-from opkit.generate import ensure
+from opkit.generate import available_cores, ensure
 from opkit.models import count_parameters
 from opkit.normalize import Normalizer
 from opkit.pdes import PDE
@@ -79,10 +80,10 @@ def train(
         The run directory.
     """
     began = time.monotonic()
-    _check_run_dir(run_dir, config, resume)
+    if not _is_launched_rank():
+        _check_run_dir(run_dir, config, resume)
     model.check(pde.spec)
-    if trainer.get("max_epochs", 1) == 0 or trainer.get("max_steps", 1) == 0:
-        raise ConfigError("trainer.max_epochs (or max_steps) is 0: nothing would be trained. Set it to at least 1.")
+    _check_trainer(trainer)
 
     train_set = ensure(pde, "train", data.train, data.seed, workers)
     val_set = ensure(pde, "val", data.val, data.seed, workers)
@@ -98,7 +99,7 @@ def train(
         run_dir / "checkpoints", "best", monitor="val/rel_l2", save_last=True, enable_version_counter=False
     )
     table = EpochTable(run_dir / "metrics.csv")
-    loop = L.Trainer(
+    loop = _trainer(
         **trainer, gradient_clip_val=optim.grad_clip, default_root_dir=run_dir, logger=False,
         callbacks=[checkpoints, table, TrainingProgress(f"train {run_dir.name}")], enable_progress_bar=False,
         enable_model_summary=False, use_distributed_sampler=False, num_sanity_val_steps=0,
@@ -175,6 +176,41 @@ def _fit(loop: L.Trainer, task: SupervisedTask, fields: FieldData, checkpoint: P
         ) from None
     if loop.interrupted:
         raise KeyboardInterrupt
+
+
+def _is_launched_rank() -> bool:
+    """Whether this process is a further rank that Lightning, torchrun or SLURM started for a run under way."""
+    return any(os.environ.get(name, "0") not in ("", "0") for name in ("LOCAL_RANK", "RANK", "SLURM_PROCID"))
+
+
+def _check_trainer(trainer: dict[str, Any]) -> None:
+    """Refuse what Lightning would accept and then train nothing, for ever, or with hundreds of processes."""
+    for name, least in (
+        ("max_epochs", 1),
+        ("max_steps", 1),
+        ("limit_train_batches", 1e-9),
+        ("limit_val_batches", 1e-9),
+    ):
+        value = trainer.get(name)
+        unlimited = name.startswith("max_") and value == -1
+        if isinstance(value, int | float) and value < least and not unlimited:
+            raise ConfigError(f"trainer.{name}={value} leaves nothing to do. Set it to at least 1.")
+    if trainer.get("max_epochs") == -1 or (trainer.get("max_epochs") is None and trainer.get("max_steps", -1) == -1):
+        raise ConfigError("trainer.max_epochs=-1 never ends, and the one-cycle schedule needs an end. Give a number.")
+    devices, cores = trainer.get("devices", "auto"), available_cores()
+    on_cpu = trainer.get("accelerator", "auto") == "cpu" or not torch.cuda.is_available()
+    if on_cpu and str(devices).isdigit() and int(devices) > cores:
+        raise ConfigError(
+            f"trainer.devices={devices} would start as many CPU processes; this machine has {cores} cores."
+        )
+
+
+def _trainer(**arguments: Any) -> L.Trainer:
+    """Lightning's Trainer, its complaints as messages of ours."""
+    try:
+        return L.Trainer(**arguments)
+    except (ValueError, TypeError, RuntimeError, MisconfigurationException) as problem:
+        raise ConfigError(f"trainer: {str(problem).splitlines()[0]}") from None
 
 
 def _check_run_dir(run_dir: Path, config: dict[str, Any], resume: bool) -> None:

@@ -57,6 +57,9 @@ class SpectralConv(nn.Module):
             weight = weight.narrow(axis, centre + low, high - low)
         weight = weight.narrow(len(spans) - 1, 0, spans[-1][1])
         transform = _by_matrices if spectral == "dft" else _by_fft
+        if u.dtype in (torch.float16, torch.bfloat16) or torch.is_autocast_enabled(u.device.type):
+            with torch.autocast(u.device.type, enabled=False):  # transforms sum thousands of terms: float32 at least
+                return transform(u.float(), weight.float(), period, spans).to(u.dtype)
         return transform(u, weight, period, spans)
 
 
@@ -112,10 +115,8 @@ def _by_matrices(u: Tensor, weight: Tensor, period: tuple[int, ...], spans: list
 
 
 def _by_fft(u: Tensor, weight: Tensor, period: tuple[int, ...], spans: list[tuple[int, int]]) -> Tensor:
-    """The same through the FFT, for many modes. Runs in at least float32: no FFT exists below."""
-    ndim, dtype = u.ndim - 2, u.dtype
-    if dtype in (torch.float16, torch.bfloat16):
-        u, weight = u.float(), weight.float()
+    """The same through the FFT, for many modes."""
+    ndim = u.ndim - 2
     shape, dims = u.shape[2:], list(range(2, ndim + 2))
     spectrum = torch.fft.rfftn(u, s=period, dim=dims, norm="forward")
     spectrum = spectrum.narrow(-1, 0, spans[-1][1])
@@ -129,7 +130,7 @@ def _by_fft(u: Tensor, weight: Tensor, period: tuple[int, ...], spans: list[tupl
         out = torch.fft.ifft(full.index_copy(axis + 2, wanted, out), dim=axis + 2, norm="forward")
         out = out.narrow(axis + 2, 0, shape[axis])
     # One-dimensional inverse last: what a library does with a non-Hermitian k = 0 plane in several is undefined.
-    return torch.fft.irfft(out, n=period[-1], norm="forward").narrow(-1, 0, shape[-1]).to(dtype)
+    return torch.fft.irfft(out, n=period[-1], norm="forward").narrow(-1, 0, shape[-1])
 
 
 class Pointwise(nn.Linear):

@@ -7,7 +7,7 @@ command line (`pde.resolution=141`), the attributes of every data file and the k
 import dataclasses
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -99,7 +99,7 @@ class PDE(ABC):
         factor = -(-(self.label_resolution - gap) // (self.resolution - gap))
         return self.grid.refine(max(1, factor))
 
-    def on(self, resolution: int) -> Self:
+    def on(self, resolution: int) -> "PDE":
         """The same problem on another grid: every other parameter is kept."""
         return dataclasses.replace(self, resolution=resolution)  # type: ignore[type-var]
 

@@ -1,0 +1,48 @@
+"""Shared fixtures: one thread count, one small trained run for all tests that need one."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("WANDB_MODE", "disabled")
+
+import pytest
+import torch
+
+from opkit.cli import main
+
+SMALL = [
+    "--model", "fno", "--pde", "darcy", "pde.resolution=13", "pde.label_resolution=25", "pde.modes=12",
+    "model.width=6", "model.n_modes=[6,6]", "model.projection_width=8", "data.train=24", "data.val=6", "data.test=10",
+    "data.test_fine=6", "data.batch_size=4", "trainer.max_epochs=2", "trainer.accelerator=cpu",
+    "evaluation.resamples=200", "compile=false", "workers=1",
+]  # fmt: skip
+"""A whole run, data and report included, in a second or two."""
+
+
+@pytest.fixture(autouse=True)
+def _fresh_seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run directory; tests must not change it."""
+    root = tmp_path_factory.mktemp("small")
+    before = os.environ.get("OPKIT_DATA")
+    os.environ["OPKIT_DATA"] = str(root / "data")
+    try:
+        assert main(["train", *SMALL, f"run_dir={root / 'run'}"]) == 0
+    finally:
+        if before is None:
+            del os.environ["OPKIT_DATA"]
+        else:
+            os.environ["OPKIT_DATA"] = before
+    return root / "run"
+
+
+@pytest.fixture
+def small_data(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the small run's data, as OPKIT_DATA."""
+    monkeypatch.setenv("OPKIT_DATA", str(small_run.parent / "data"))
+    return small_run.parent / "data"

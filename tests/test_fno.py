@@ -1,0 +1,227 @@
+"""The Fourier neural operator against a direct sum, neuraloperator, and its own promises on other grids."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from opkit.grid import Grid, Spec
+from opkit.models import FNO, count_parameters
+from opkit.models.fno import SpectralConv
+
+
+def direct(u: torch.Tensor, weight: torch.Tensor, n_modes: tuple[int, ...], period: tuple[int, ...]) -> torch.Tensor:
+    """Spectral convolution by its definition, one complex exponential at a time."""
+    shape, ndim = u.shape[2:], u.ndim - 2
+    axes = [torch.arange(n, dtype=torch.float64) / p for n, p in zip(shape, period, strict=True)]
+    x = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+    kept = [range(-(n // 2), (n + 1) // 2) for n in n_modes[:-1]] + [range(n_modes[-1] // 2 + 1)]
+    out = torch.zeros(u.shape[0], weight.shape[-2], *shape, dtype=torch.float64)
+    for position in itertools.product(*(range(len(k)) for k in kept)):
+        k = [kept[axis][p] for axis, p in enumerate(position)]
+        if any(not -(p // 2) <= j < (p + 1) // 2 for j, p in zip(k[:-1], period[:-1], strict=True)):
+            continue  # the grid has no such wave
+        if k[-1] > period[-1] // 2:
+            continue
+        phase = 2 * math.pi * sum(j * x[axis] for axis, j in enumerate(k))
+        wave = torch.complex(torch.cos(phase), torch.sin(phase))
+        coefficient = (u * wave.conj()).flatten(2).sum(2) / math.prod(period)
+        mixed = coefficient @ torch.view_as_complex(weight[position])
+        twice = 1 if k[-1] == 0 or 2 * k[-1] == period[-1] else 2
+        out += twice * (mixed.reshape(*mixed.shape, *(1,) * ndim) * wave).real
+    return out
+
+
+@pytest.mark.parametrize("spectral", ["fft", "dft"])
+@pytest.mark.parametrize(
+    ("n_modes", "shape"),
+    [
+        ((6,), (16,)), ((6,), (17,)), ((7,), (9,)), ((8,), (8,)), ((12,), (7,)),
+        ((4, 4), (8, 8)), ((4, 6), (9, 11)), ((5, 4), (8, 7)), ((6, 6), (6, 6)), ((8, 8), (5, 6)), ((8, 8), (6, 5)),
+        ((2, 4, 4), (5, 4, 6)), ((4, 3, 2), (4, 7, 3)),
+    ],
+)  # fmt: skip
+def test_spectral_convolution_is_the_direct_sum(n_modes, shape, spectral):
+    conv = SpectralConv(2, 3, n_modes).double()
+    u = torch.randn(2, 2, *shape, dtype=torch.float64)
+    for period in (shape, tuple(n + 3 for n in shape)):
+        expected = direct(u, conv.weight, n_modes, period)
+        assert expected.std() > 1e-3
+        torch.testing.assert_close(conv(u, period, spectral), expected, rtol=0, atol=1e-13)
+
+
+def copy_from_neuraloperator(theirs: torch.nn.Module, ours: FNO) -> None:
+    """Weights of a plain neuraloperator FNO, mode by mode: its axes run k = -m .. m-1, as ours do."""
+    state = {k: v for k, v in theirs.state_dict().items() if isinstance(v, torch.Tensor)}
+    with torch.no_grad():
+        ours.lift.weight.copy_(state["lifting.fcs.0.weight"][..., 0])
+        ours.lift.bias.copy_(state["lifting.fcs.0.bias"])
+        for i, (conv, linear) in enumerate(zip(ours.spectral_layers, ours.pointwise_layers, strict=True)):
+            weight = torch.view_as_real(state[f"fno_blocks.convs.{i}.weight.tensor"])
+            conv.weight.copy_(torch.movedim(weight, (0, 1), (-3, -2)))
+            linear.weight.copy_(state[f"fno_blocks.fno_skips.{i}.conv.weight"][..., 0])
+            linear.bias.copy_(state[f"fno_blocks.convs.{i}.bias"].flatten())
+        for i in (0, 1):
+            ours.project[i].weight.copy_(state[f"projection.fcs.{i}.weight"][..., 0])
+            ours.project[i].bias.copy_(state[f"projection.fcs.{i}.bias"])
+
+
+@pytest.mark.parametrize("spectral", ["fft", "dft"])
+@pytest.mark.parametrize(
+    ("n_modes", "shape"), [((12,), (32,)), ((12,), (33,)), ((8, 6), (20, 16)), ((4, 4, 4), (8, 10, 8))]
+)
+def test_parity_with_neuraloperator(n_modes, shape, spectral):
+    """In float32, which that package casts to, and on even grids: in more than one dimension release 2.0.0 shifts the
+    frequencies of odd ones the wrong way.
+
+    Its blocks apply the activation twice; with relu that is once. Its grid embedding leaves out the end point.
+    """
+    theirs_class = pytest.importorskip("neuralop.models").FNO
+    theirs = theirs_class(
+        n_modes=n_modes, in_channels=2, out_channels=3, hidden_channels=6, n_layers=3, lifting_channel_ratio=0,
+        projection_channel_ratio=2, use_channel_mlp=False, non_linearity=F.relu,
+    )  # fmt: skip
+    ours = FNO(2, 3, n_modes, 6, 3, projection_width=12, location="periodic", activation="relu", spectral=spectral)
+    copy_from_neuraloperator(theirs, ours)
+    u = torch.randn(2, 2, *shape)
+    expected = theirs(u)
+    torch.testing.assert_close(ours(u), expected, rtol=0, atol=3e-6 * expected.abs().max().item())
+
+
+def test_the_papers_darcy_network_has_its_published_size():
+    assert count_parameters(FNO(1, 1, n_modes=(24, 22), width=32)) == 2_368_001
+
+
+@pytest.mark.parametrize("padding", [0.0, 1 / 7])
+@pytest.mark.parametrize("shape", [(16, 16), (15, 17), (11, 13), (8, 30)])
+def test_both_transforms_agree_on_any_grid(shape, padding):
+    model = FNO(1, 2, n_modes=(10, 8), width=5, n_layers=2, padding=padding).double()
+    u = torch.randn(2, 1, *shape, dtype=torch.float64)
+    outputs = []
+    for spectral in ("fft", "dft"):
+        model.spectral = spectral
+        outputs.append(model(u))
+    torch.testing.assert_close(*outputs, rtol=0, atol=1e-13)
+
+
+def test_automatic_choice_takes_matrices_for_few_modes():
+    model = FNO(1, 1, n_modes=(8, 8), width=4)
+    reference = FNO(1, 1, n_modes=(8, 8), width=4, spectral="dft")
+    reference.load_state_dict(model.state_dict())
+    u = torch.randn(1, 1, 16, 16)
+    assert (model(u) == reference(u)).all()
+    u = torch.randn(1, 1, 15, 15)
+    reference.spectral = "fft"
+    assert (model(u) == reference(u)).all()
+
+
+@pytest.mark.parametrize("spectral", ["fft", "dft"])
+def test_refining_a_periodic_grid_does_not_change_the_output(spectral):
+    """Band-limited input, no coordinates: the rest is aliasing by the activation, which refinement removes."""
+    model = FNO(1, 1, n_modes=(8, 8), width=8, coordinates=False, location="periodic", spectral=spectral).double()
+
+    def field(grid: Grid) -> torch.Tensor:
+        x, y = grid.coordinates
+        return (torch.sin(2 * torch.pi * x) * torch.cos(4 * torch.pi * y))[None, None]
+
+    outputs = [model(field(Grid((n, n), "periodic"))) for n in (24, 48, 96)]
+    scale = outputs[-1].norm()
+    assert outputs[-1].std() > 1e-3
+    coarse = (outputs[0] - outputs[-1][..., ::4, ::4]).norm() / scale * 4
+    fine = (outputs[1] - outputs[-1][..., ::2, ::2]).norm() / scale * 2
+    assert coarse < 1e-2
+    assert fine < coarse / 2
+
+
+def test_padding_keeps_its_physical_length_on_nested_grids():
+    model = FNO(1, 1, padding=0.142857142857)
+    assert [model._period(n) for n in (43, 85, 141, 211, 421)] == [48, 96, 160, 240, 480]
+    assert FNO(1, 1, padding=0.0)._period(85) == 85
+    assert FNO(1, 1, padding=0.5, location="periodic")._period(64) == 96
+
+
+def test_shift_equivariance_on_periodic_grids():
+    model = FNO(1, 1, n_modes=(6, 6), width=6, coordinates=False, location="periodic").double()
+    u = torch.randn(1, 1, 15, 12, dtype=torch.float64)
+    torch.testing.assert_close(model(u.roll((4, 7), (2, 3))), model(u).roll((4, 7), (2, 3)), rtol=0, atol=1e-13)
+
+
+def test_every_parameter_receives_a_gradient():
+    model = FNO(2, 1, n_modes=(6, 6), width=6)
+    model(torch.randn(3, 2, 12, 12)).square().sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_no_complex_parameters_and_no_state_that_depends_on_the_grid():
+    model = FNO(1, 1, n_modes=(6, 6), width=4)
+    before = {k: v.shape for k, v in model.state_dict().items()}
+    model(torch.randn(1, 1, 20, 20))
+    model(torch.randn(1, 1, 9, 31))
+    assert {k: v.shape for k, v in model.state_dict().items()} == before
+    assert not any(v.is_complex() for v in model.state_dict().values())
+    assert not list(model.buffers())
+
+
+def test_overfits_eight_samples():
+    model = FNO(1, 1, n_modes=(8, 8), width=16, n_layers=2)
+    u, v = torch.randn(8, 1, 13, 13), torch.randn(8, 1, 13, 13)
+    v = F.avg_pool2d(v, 5, 1, 2)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    for _ in range(200):
+        optimizer.zero_grad()
+        loss = (model(u) - v).norm() / v.norm()
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.1
+
+
+def test_bfloat16_autocast_runs_and_stays_close():
+    model = FNO(1, 1, n_modes=(8, 8), width=8)
+    u = torch.randn(2, 1, 20, 20)
+    exact = model(u)
+    for spectral in ("fft", "dft"):
+        model.spectral = spectral
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = model(u)
+        assert (rough.float() - exact).norm() < 0.05 * exact.norm()
+
+
+def test_compiled_it_gives_the_same_numbers():
+    model = FNO(1, 1, n_modes=(6, 6), width=4, n_layers=1, projection_width=4, padding=1 / 7)
+    u = torch.randn(2, 1, 15, 15)
+    compiled = torch.compile(model, fullgraph=True)
+    torch.testing.assert_close(compiled(u), model(u), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(width=0), "width must be at least 1, got 0"),
+        (dict(n_modes=(8, 0)), "n_modes"),
+        (dict(n_modes=(2, 2, 2, 2)), "n_modes"),
+        (dict(padding=-0.1), "padding"),
+        (dict(in_channels=0), "in_channels"),
+        (dict(location="nodes"), "location"),
+    ],
+)
+def test_impossible_arguments_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        FNO(**{**dict(in_channels=1, out_channels=1), **arguments})
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 9, 9), (1, 9, 9), (2, 1, 9)])
+def test_wrong_inputs_are_refused_with_the_shape_expected(shape):
+    with pytest.raises(ValueError, match=r"\(batch, 1, x, y\), got"):
+        FNO(1, 1, n_modes=(4, 4), width=4)(torch.zeros(shape))
+
+
+def test_modes_beyond_the_training_grid_are_refused_before_training():
+    spec = Spec(("a",), ("u",), Grid((13, 13)))
+    with pytest.raises(ValueError, match="at most"):
+        FNO.check(spec, {"n_modes": [24, 24]})
+    with pytest.raises(ValueError, match="2 axes"):
+        FNO.check(spec, {"n_modes": [8]})

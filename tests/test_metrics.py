@@ -1,0 +1,96 @@
+import math
+
+import pytest
+import torch
+from jaxtyping import TypeCheckError
+
+from opkit import metrics
+from opkit.grid import Grid
+
+
+def test_a_relative_perturbation_is_its_own_error():
+    u = torch.randn(3, 2, 9, 9)
+    grid = Grid((9, 9))
+    for values in (metrics.rel_l2(1.25 * u, u), metrics.rel_l2(1.25 * u, u, grid), metrics.rel_h1(1.25 * u, u, grid)):
+        torch.testing.assert_close(values, torch.full((3,), 0.25, dtype=torch.float64), rtol=1e-6, atol=0)
+
+
+def test_rel_l2_by_hand():
+    truth = torch.tensor([[[3.0, 4.0]], [[0.0, 2.0]]])
+    prediction = torch.tensor([[[3.0, 5.0]], [[1.0, 2.0]]])
+    assert metrics.rel_l2(prediction, truth).tolist() == [0.2, 0.5]
+
+
+def test_the_mean_is_of_ratios():
+    """Samples of very different size weigh alike: 0.1 and 0.5 average to 0.3."""
+    truth = torch.stack([torch.full((1, 4), 100.0), torch.full((1, 4), 1.0)])
+    prediction = truth * torch.tensor([1.1, 1.5]).view(2, 1, 1)
+    assert math.isclose(metrics.rel_l2(prediction, truth).mean().item(), 0.3, rel_tol=1e-6)
+
+
+def test_quadrature_makes_the_error_independent_of_the_grid():
+    error, truth = (lambda g: (g.coordinates[0] ** 2)[None, None]), (lambda g: torch.exp(g.coordinates[1])[None, None])
+    values = []
+    for n in (17, 33, 65):
+        grid = Grid((n, n))
+        values.append(metrics.rel_l2(truth(grid) + error(grid), truth(grid), grid).item())
+    exact = math.sqrt(0.2 / ((math.e**2 - 1) / 2))
+    assert abs(values[-1] - exact) < 2e-4
+    assert abs(values[-1] - exact) < abs(values[0] - exact) / 10
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_h1_seminorm_of_a_sine(k):
+    for n, tolerance in ((65, 2e-2), (257, 2e-3)):
+        grid = Grid((n, n))
+        x, y = grid.coordinates
+        field = (torch.sin(k * math.pi * x) * torch.sin(k * math.pi * y))[None, None]
+        exact = math.pi * k / math.sqrt(2)
+        assert abs(metrics.h1_seminorm(field, grid).item() / exact - 1) < tolerance
+
+
+def test_h1_seminorm_is_exact_on_periodic_grids():
+    grid = Grid((15, 8), "periodic", (2.0, 1.0))
+    x, y = grid.coordinates
+    field = (torch.sin(2 * math.pi * 3 * x / 2) * torch.cos(2 * math.pi * y))[None, None]
+    exact = math.sqrt(((3 * math.pi) ** 2 + (2 * math.pi) ** 2) * 0.25 * 2)
+    assert math.isclose(metrics.h1_seminorm(field, grid).item(), exact, rel_tol=1e-12)
+
+
+def test_h1_seminorm_of_a_bilinear_field_uses_no_wall_stencil():
+    grid = Grid((5, 9), length=(2.0, 1.0))
+    field = (3 * grid.coordinates[0] - grid.coordinates[1])[None, None]
+    assert math.isclose(metrics.h1_seminorm(field, grid).item(), math.sqrt(10 * 2.0), rel_tol=1e-12)
+
+
+def test_max_error_is_absolute():
+    truth = torch.zeros(2, 1, 3)
+    assert metrics.max_error(truth + torch.tensor([0.5, -2.0, 1.0]), truth).tolist() == [2.0, 2.0]
+
+
+def test_a_vanishing_truth_is_undefined_not_zero():
+    assert metrics.rel_l2(torch.ones(1, 1, 4), torch.zeros(1, 1, 4)).isnan().all()
+
+
+def test_shapes_must_agree():
+    with pytest.raises((ValueError, TypeCheckError)):  # the annotations catch it first where tests check them
+        metrics.rel_l2(torch.zeros(2, 1, 4), torch.zeros(2, 1, 5))
+
+
+@pytest.mark.parametrize("n", [8, 9, 13])
+def test_sine_and_wall_energies_sum_to_the_squared_norm(n):
+    grid = Grid((n, n + 2), length=(1.0, 2.0))
+    v = torch.randn(3, 2, n, n + 2, dtype=torch.float64)
+    total = metrics.sine_energy(v, grid).sum((1, 2)) + metrics.wall_energy(v, grid)
+    torch.testing.assert_close(total, metrics.norm(v, grid.weights) ** 2, rtol=1e-12, atol=0)
+
+
+def test_a_sine_has_its_energy_in_one_mode_and_one_shell():
+    grid = Grid((17, 17))
+    x, y = grid.coordinates
+    energy = metrics.sine_energy((torch.sin(3 * math.pi * x) * torch.sin(4 * math.pi * y))[None, None], grid)
+    assert math.isclose(energy[0, 2, 3].item(), 0.25, rel_tol=1e-12)
+    assert math.isclose(energy.sum().item(), 0.25, rel_tol=1e-12)
+    shells = metrics.shell_spectrum(energy)
+    assert shells.shape == (1, 15)
+    assert math.isclose(shells[0, 4].item(), 0.25, rel_tol=1e-12)  # |(3, 4)| = 5
