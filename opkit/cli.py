@@ -196,6 +196,9 @@ def _resolve(parser: "ArgumentParser", settings: dict[str, Any], request: Reques
         if key not in known:
             raise ConfigError(_unknown(key, values[key], known, " (in a configuration file)"))
     values |= request.overrides
+    for key, value in values.items():
+        if "class_path" in f"{key} {value}":
+            raise ConfigError(f"{key}: class_path is read from opkit's own configs/ alone. Use --pde and --model.")
     arguments = [f"--{k}={v if isinstance(v, str) else yaml.safe_dump(v, default_flow_style=True).removesuffix('...' + chr(10)).strip()}" for k, v in values.items()]  # fmt: skip  # noqa: E501
     try:
         with contextlib.redirect_stderr(None):
@@ -363,7 +366,11 @@ def _train(argv: list[str]) -> int:
         return 0
     from lightning import Trainer  # only now: five seconds that --help need not wait for
 
-    parser.add_class_arguments(Trainer, "trainer", skip=OWN_TRAINER_ARGUMENTS, instantiate=False)
+    # Plain strings where Lightning also takes objects: no setting may name a class to import.
+    skipped = OWN_TRAINER_ARGUMENTS | {"accelerator", "strategy"}
+    parser.add_class_arguments(Trainer, "trainer", skip=skipped, instantiate=False)
+    for name in ("accelerator", "strategy"):
+        parser.add_argument(f"--trainer.{name}", type=str, default="auto")
     config = _plain(_resolve(parser, settings, request, "train"))
     if config["run_dir"] is None:
         config["run_dir"] = f"runs/{chosen['model']}-{chosen['pde']}"
@@ -465,7 +472,13 @@ def _export(argv: list[str]) -> int:
     parser.add_argument(
         "--output", type=str | None, default=None, help="File to write; exports/model.pt2 in the bundle if null."
     )
-    if _finish("export", request, parser, {}, "opkit export DIRECTORY: batch and grid sizes stay free.\n"):
+    if _finish(
+        "export",
+        request,
+        parser,
+        {},
+        "opkit export DIRECTORY: batch and grid sizes stay free, from as many points as the model has modes.\n",
+    ):
         return 0
     if len(request.positional) != 1:
         raise ConfigError("give one run or bundle directory, as in `opkit export runs/fno-darcy`.")

@@ -29,10 +29,9 @@ def export(surrogate: Surrogate, path: Path) -> float:
         OpkitError: The model's graph depends on its grid, or the exported program disagrees.
     """
     model = copy.deepcopy(surrogate.model).cpu().eval()
-    model.operator.prepare_export()
+    least = max(8, model.operator.prepare_export())
     shape = surrogate.spec.grid.shape
     channels = len(surrogate.spec.inputs)
-    least = max(8, min(shape) // 2)
     axes = {i + 2: Dim(f"n{i + 1}", min=least, max=2**14) for i in range(len(shape))}
     example = torch.randn(2, channels, *(n + 3 + i for i, n in enumerate(shape)))
     try:
@@ -42,7 +41,7 @@ def export(surrogate: Surrogate, path: Path) -> float:
         raise OpkitError(
             f"{surrogate.architecture.name} cannot be exported with free grid sizes: {str(problem).splitlines()[0]}"
         ) from problem
-    other = torch.randn(3, channels, *(n + 10 - 3 * i for i, n in enumerate(shape)))
+    other = torch.randn(3, channels, *(n + 10 - 2 * i for i, n in enumerate(shape)))
     with torch.no_grad():
         expected = copy.deepcopy(surrogate.model).cpu()(other)
         difference = float((program.module()(other) - expected).norm() / expected.norm())

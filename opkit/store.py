@@ -124,7 +124,7 @@ class Dataset:
         channels = len(dict.fromkeys(self.pde.inputs + self.pde.outputs))
         frames = 1 if self.pde.times is None else len(self.pde.times)
         points = int(np.prod(self.pde.grid.shape))
-        return samples * channels * frames * points * 4 + 10_000 * (samples // SHARD + 1)
+        return samples * channels * frames * points * 4 + 50_000 * (samples // SHARD + 1)
 
     def write(self, start: int, stop: int, labels: "Labels") -> Path:
         """Store samples `start .. stop - 1` of the split as one shard."""

@@ -85,16 +85,7 @@ def train(
     model.check(pde.spec)
     _check_trainer(trainer)
 
-    train_set = ensure(pde, "train", data.train, data.seed, workers)
-    val_set = ensure(pde, "val", data.val, data.seed, workers)
-    ensure(pde, "test", data.test, data.seed, workers)
-    finest = pde.on(max(fine_resolutions(pde, evaluation)))
-    ensure(finest, "test", min(data.test_fine, data.test), data.seed, workers)
-
-    L.seed_everything(seed, workers=True, verbose=False)
     _quiet()
-    _keep_freed_memory()
-    _prepare(run_dir, config)
     checkpoints = ModelCheckpoint(
         run_dir / "checkpoints", "best", monitor="val/rel_l2", save_last=True, enable_version_counter=False
     )
@@ -104,6 +95,16 @@ def train(
         callbacks=[checkpoints, table, TrainingProgress(f"train {run_dir.name}")], enable_progress_bar=False,
         enable_model_summary=False, use_distributed_sampler=False, num_sanity_val_steps=0,
     )  # fmt: skip
+
+    train_set = ensure(pde, "train", data.train, data.seed, workers)
+    val_set = ensure(pde, "val", data.val, data.seed, workers)
+    ensure(pde, "test", data.test, data.seed, workers)
+    finest = pde.on(max(fine_resolutions(pde, evaluation)))
+    ensure(finest, "test", min(data.test_fine, data.test), data.seed, workers)
+
+    L.seed_everything(seed, workers=True, verbose=False)
+    _keep_freed_memory()
+    _prepare(run_dir, config)
     fields = FieldData(train_set, val_set, data, seed)
     fields.trainer = loop
     fields.setup()
@@ -174,8 +175,8 @@ def _fit(loop: L.Trainer, task: SupervisedTask, fields: FieldData, checkpoint: P
         raise ConfigError(
             f"Out of GPU memory at data.batch_size={fields.settings.batch_size}. Lower it. ({problem})"
         ) from None
-    if loop.interrupted:
-        raise KeyboardInterrupt
+    except SystemExit:  # Lightning's answer to Ctrl-C
+        raise KeyboardInterrupt from None
 
 
 def _is_launched_rank() -> bool:

@@ -25,10 +25,9 @@ def verify(path: Path) -> Iterator[str]:
     Raises:
         BundleError, DataError: The claim does not hold.
     """
-    if (path / "manifest.json").is_file():
-        yield from _verify_data(path)
-    elif list(path.glob("*/*/manifest.json")) or list(path.glob("*/manifest.json")):
-        for manifest in sorted(path.rglob("manifest.json")):
+    manifests = sorted(path.rglob("manifest.json")) if path.is_dir() else []
+    if manifests:
+        for manifest in manifests:
             yield from _verify_data(manifest.parent)
     elif path.is_dir():
         yield from _verify_bundle(find_bundle(path))

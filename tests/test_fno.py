@@ -142,6 +142,35 @@ def test_padding_keeps_its_physical_length_on_nested_grids():
     assert FNO(1, 1, padding=0.5, location="periodic")._period(64) == 96
 
 
+@pytest.mark.parametrize("spectral", ["fft", "dft"])
+def test_refining_a_grid_with_walls_converges_at_second_order(spectral):
+    """A smooth input that vanishes nowhere on the walls; with full weights there the order is one."""
+    model = FNO(1, 1, n_modes=(6, 6), width=6, n_layers=2, padding=1 / 7, spectral=spectral).double()
+
+    def output(n: int) -> torch.Tensor:
+        x, y = Grid((n, n)).coordinates
+        fine = model((torch.exp(x) * torch.cos(2 * y))[None, None])
+        return Grid((n, n)).resample(fine, Grid((22, 22)), "strided")
+
+    steps = [output(n) for n in (22, 43, 85, 169)]
+    assert steps[0].std() > 1e-3
+    changes = [(a - b).norm().item() for a, b in itertools.pairwise(steps)]
+    orders = [math.log2(a / b) for a, b in itertools.pairwise(changes)]
+    assert all(1.8 < order < 2.2 for order in orders), orders
+
+
+@pytest.mark.parametrize("spectral", ["fft", "dft"])
+def test_walls_weigh_one_half(spectral):
+    conv = SpectralConv(1, 1, (4, 6)).double()
+    u = torch.randn(2, 1, 8, 9, dtype=torch.float64)
+    weighted = u.clone()
+    weighted[:, :, [0, -1]] /= 2
+    weighted[..., [0, -1]] /= 2
+    torch.testing.assert_close(
+        conv(u, (9, 11), spectral, walls=True), conv(weighted, (9, 11), spectral), rtol=0, atol=1e-15
+    )
+
+
 def test_shift_equivariance_on_periodic_grids():
     model = FNO(1, 1, n_modes=(6, 6), width=6, coordinates=False, location="periodic").double()
     u = torch.randn(1, 1, 15, 12, dtype=torch.float64)

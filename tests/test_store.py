@@ -115,5 +115,5 @@ def test_large_fields_are_compressed_and_small_ones_are_not(tmp_path, monkeypatc
 
 
 def test_predicted_size_is_an_upper_estimate(stored):
-    assert stored.size() <= stored.estimate(SHARD + 3) * 1.5
+    assert stored.size() <= stored.estimate(SHARD + 3)
     assert stored.size() >= 2 * 81 * 4 * (SHARD + 3)

@@ -30,17 +30,18 @@ def render(draw: Any, width: float, height: float, dpi: int = 110) -> bytes:
 
 
 def samples(measured: Measured, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> bytes:
-    """Best, median and worst test sample: input, truth, prediction, error."""
+    """Best, median and worst test sample: input, truth, prediction, error. Inputs share one scale, as errors do."""
 
     def draw(figure: Any) -> None:
         rows = measured.samples
         axes = figure.subplots(len(rows), 4, squeeze=False)
         errors = [(s.prediction[0] - s.truth[0]).numpy() for s in rows]
         limit = max(float(np.abs(e).max()) for e in errors) or 1.0
+        span = {"vmin": min(float(s.input[0].min()) for s in rows), "vmax": max(float(s.input[0].max()) for s in rows)}
         for row, (sample, error) in enumerate(zip(rows, errors, strict=True)):
             low, high = float(sample.truth[0].min()), float(sample.truth[0].max())
             panels: list[tuple[str, Any, dict[str, Any]]] = [
-                (f"input {inputs[0]}", sample.input[0], {"cmap": "cividis"}),
+                (f"input {inputs[0]}", sample.input[0], {"cmap": "cividis", **span}),
                 (f"truth {outputs[0]}", sample.truth[0], {"cmap": "viridis", "vmin": low, "vmax": high}),
                 (f"prediction {outputs[0]}", sample.prediction[0], {"cmap": "viridis", "vmin": low, "vmax": high}),
                 ("error (one scale for all rows)", error, {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}),

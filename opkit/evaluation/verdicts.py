@@ -60,14 +60,15 @@ def accuracy_text(error: dict[str, Any], mean: dict[str, Any]) -> str:
 
 def resolution_text(row: dict[str, Any], training: int) -> str:
     """One sentence on one finer grid."""
-    own, free = row["surrogate"]["value"], row["interpolation"]["value"]
-    sentence = {
-        "super-resolves": "beats interpolation and adds scales the training grid cannot hold",
-        "transfers": "keeps its accuracy, but adds no detail that interpolation would not",
-        "does not transfer": f"is worse there than on the training grid; interpolate its {training} x {training} "
-        "prediction instead",
-    }[row["verdict"]]
-    return (
-        f"On {row['resolution']} x {row['resolution']} it {row['verdict']}: {sentence} (error {percent(own)}, "
-        f"interpolation {percent(free)}, floor of interpolated truth {percent(row['oracle']['value'])})."
+    grid, coarse = f"{row['resolution']} x {row['resolution']}", f"{training} x {training}"
+    figures = (
+        f"its error is {percent(row['surrogate']['value'])}, interpolating its {coarse} prediction gives "
+        f"{percent(row['interpolation']['value'])}, interpolating the true {coarse} solution "
+        f"{percent(row['oracle']['value'])}"
     )
+    advice = {
+        "super-resolves": "It adds scales the training grid cannot hold.",
+        "transfers": "It works there, but adds no detail that interpolation would not.",
+        "does not transfer": f"Use it on {coarse} and interpolate.",
+    }[row["verdict"]]
+    return f"On {grid} it {row['verdict']}: {figures}. {advice}"

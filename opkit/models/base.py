@@ -31,8 +31,13 @@ class Operator(nn.Module, ABC):
             ValueError: Names the argument, its value and what is possible.
         """
 
-    def prepare_export(self) -> None:
-        """Switch, in place, to the code path that torch.export can trace with free grid sizes."""
+    def prepare_export(self) -> int:
+        """Switch, in place, to the code path that torch.export can trace with free grid sizes.
+
+        Returns:
+            The fewest points per axis that path allows.
+        """
+        return 8
 
 
 def count_parameters(module: nn.Module) -> int:

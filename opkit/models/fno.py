@@ -13,6 +13,9 @@ Notes on this implementation, each the remedy of a known failure:
   numbers, faster where modes are few, and it compiles and exports without complex tensors.
 - `padding` lengthens the period of the Fourier series to a fixed multiple of the domain, the same on every grid. The
   signal is continued by zero inside each spectral layer only, so pointwise layers never see padded points.
+- With padding on node grids the transform's sum is a trapezoid rule: wall points weigh one half. Counting them in full,
+  as zero-padding a plain FFT does, is a first-order error that changes with the grid, and most of what such a network
+  loses on finer ones.
 """
 
 import math
@@ -47,10 +50,19 @@ class SpectralConv(nn.Module):
         weight = torch.randn(*kept, in_channels, out_channels, 2)
         self.weight = nn.Parameter(weight * math.sqrt(1 / (2 * in_channels)))
 
-    def forward(self, u: Tensor, period: tuple[int, ...], spectral: str) -> Tensor:
-        """Apply to `(b, i, *x)`; `period` is the length of the Fourier series in grid steps, at least the shape."""
+    def forward(self, u: Tensor, period: tuple[int, ...], spectral: str, walls: bool = False) -> Tensor:
+        """Apply to `(b, i, *x)`.
+
+        Args:
+            u: Field on the grid, continued by zero beyond it.
+            period: Length of the Fourier series in grid steps, at least the shape.
+            spectral: "fft" or "dft".
+            walls: Whether the first and last points are walls and weigh one half: the trapezoid rule, without which
+                the transform of a field that does not vanish there changes with the grid at first order.
+        """
         spans = [_span(n, m) for n, m in zip(self.n_modes[:-1], period[:-1], strict=True)]
-        spans.append((0, min(self.n_modes[-1] // 2, period[-1] // 2) + 1))
+        highest = self.n_modes[-1] // 2
+        spans.append((0, (highest if period[-1] >= self.n_modes[-1] else min(highest, period[-1] // 2)) + 1))
         weight: Tensor = self.weight
         for axis, (low, high) in enumerate(spans[:-1]):
             centre = self.n_modes[axis] // 2  # position of k = 0
@@ -59,12 +71,14 @@ class SpectralConv(nn.Module):
         transform = _by_matrices if spectral == "dft" else _by_fft
         if u.dtype in (torch.float16, torch.bfloat16) or torch.is_autocast_enabled(u.device.type):
             with torch.autocast(u.device.type, enabled=False):  # transforms sum thousands of terms: float32 at least
-                return transform(u.float(), weight.float(), period, spans).to(u.dtype)
-        return transform(u, weight, period, spans)
+                return transform(u.float(), weight.float(), period, spans, walls).to(u.dtype)
+        return transform(u, weight, period, spans, walls)
 
 
 def _span(n_modes: int, points: int) -> tuple[int, int]:
     """Kept wavenumbers low <= k < high on an axis: those asked for that the grid has."""
+    if points >= n_modes:  # apart, so that symbolic sizes leave constants behind
+        return -(n_modes // 2), (n_modes + 1) // 2
     return max(-(n_modes // 2), -(points // 2)), min((n_modes + 1) // 2, (points + 1) // 2)
 
 
@@ -96,14 +110,26 @@ def _rotate(z: Tensor, cos: Tensor, sin: Tensor, sign: int) -> Tensor:
     return torch.stack([rc - sign * i_s, ic + sign * rs])
 
 
-def _by_matrices(u: Tensor, weight: Tensor, period: tuple[int, ...], spans: list[tuple[int, int]]) -> Tensor:
+def _trapezoid(points: int, like: Tensor) -> Tensor:
+    """Ones with one half at both ends, (points, 1)."""
+    j = torch.arange(points, device=like.device)
+    return (1 - 0.5 * ((j == 0) | (j == points - 1)).to(like.dtype))[:, None]
+
+
+def _by_matrices(
+    u: Tensor, weight: Tensor, period: tuple[int, ...], spans: list[tuple[int, int]], walls: bool
+) -> Tensor:
     """Forward transform, mixing and inverse as real matrix products with the kept waves only."""
     shape, ndim = u.shape[2:], u.ndim - 2
     waves = [_waves(s, n, p, u) for s, n, p in zip(spans, shape, period, strict=True)]
-    cos, sin = waves[-1]
+    forward = [
+        (c * _trapezoid(n, u), s * _trapezoid(n, u)) if walls else (c, s)
+        for (c, s), n in zip(waves, shape, strict=True)
+    ]
+    cos, sin = forward[-1]
     z = (u @ torch.cat([cos, -sin], 1)).unflatten(-1, (2, -1)).movedim(-2, 0)  # (2, b, c, *x, k)
     for axis in range(ndim - 2, -1, -1):
-        z = _rotate(z.movedim(axis + 3, -1), *waves[axis], sign=-1).movedim(-1, axis + 3)
+        z = _rotate(z.movedim(axis + 3, -1), *forward[axis], sign=-1).movedim(-1, axis + 3)
     z = _mix(z * (1 / math.prod(period)), weight)
     for axis in range(ndim - 1):
         c, s = waves[axis]
@@ -111,13 +137,17 @@ def _by_matrices(u: Tensor, weight: Tensor, period: tuple[int, ...], spans: list
     # Real output: k and -k contribute twice the real part, but k = 0 and the Nyquist wave are their own partners.
     k = torch.arange(spans[-1][1], device=u.device)
     twice = 2 - ((k == 0) | (2 * k == period[-1])).to(u.dtype)
+    cos, sin = waves[-1]
     return z.movedim(0, -2).flatten(-2) @ torch.cat([(cos * twice).mT, (-sin * twice).mT], 0)
 
 
-def _by_fft(u: Tensor, weight: Tensor, period: tuple[int, ...], spans: list[tuple[int, int]]) -> Tensor:
+def _by_fft(u: Tensor, weight: Tensor, period: tuple[int, ...], spans: list[tuple[int, int]], walls: bool) -> Tensor:
     """The same through the FFT, for many modes."""
     ndim = u.ndim - 2
     shape, dims = u.shape[2:], list(range(2, ndim + 2))
+    if walls:
+        for axis, n in enumerate(shape):
+            u = u * _trapezoid(n, u).view(-1, *(1,) * (ndim - 1 - axis))
     spectrum = torch.fft.rfftn(u, s=period, dim=dims, norm="forward")
     spectrum = spectrum.narrow(-1, 0, spans[-1][1])
     for axis, (low, high) in enumerate(spans[:-1]):
@@ -137,7 +167,7 @@ class Pointwise(nn.Linear):
     """The same linear layer at every point of `(b, c, *x)`."""
 
     def forward(self, u: Tensor) -> Tensor:
-        weight = self.weight.expand(len(u), *self.weight.shape)
+        weight = self.weight.expand(u.shape[0], *self.weight.shape)
         return torch.baddbmm(self.bias[:, None], weight, u.flatten(2)).unflatten(2, u.shape[2:])
 
 
@@ -220,20 +250,22 @@ class FNO(Operator):
         spectral = self.spectral
         if spectral == "auto":
             spectral = "dft" if all(2 * n <= p for n, p in zip(self.n_modes, period, strict=True)) else "fft"
+        walls = bool(self.padding) and self.location == "node"
         if self.coordinates:
             lines = [axis_positions(n, self.location, dtype=u.dtype, device=u.device) for n in shape]
             grid = torch.stack(torch.meshgrid(*lines, indexing="ij"))
-            u = torch.cat([u, grid.expand(len(u), *grid.shape)], 1)
+            u = torch.cat([u, grid.expand(u.shape[0], *grid.shape)], 1)
         u = self.lift(u)
         last = len(self.spectral_layers) - 1
         for i, (conv, linear) in enumerate(zip(self.spectral_layers, self.pointwise_layers, strict=True)):
-            u = conv(u, period, spectral) + linear(u)
+            u = conv(u, period, spectral, walls) + linear(u)
             if i < last:
                 u = self.activation(u)
         return self.project[1](self.activation(self.project[0](u)))
 
-    def prepare_export(self) -> None:
+    def prepare_export(self) -> int:
         self.spectral = "dft"
+        return max(self.n_modes)
 
     def _period(self, points: int) -> int:
         """Grid steps in one period: the domain plus `padding` of it, rounded to the grid. Integers only, so that

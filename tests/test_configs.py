@@ -1,0 +1,58 @@
+"""Every shipped configuration parses, and every model trains on every PDE."""
+
+import pytest
+import yaml
+
+from opkit import registry
+from opkit.cli import main
+
+TINY = [
+    "pde.resolution=26", "pde.label_resolution=26", "data.train=4", "data.val=2", "data.test=3", "data.test_fine=2",
+    "data.batch_size=2", "trainer.max_epochs=1", "trainer.accelerator=cpu", "evaluation.resamples=100",
+    "compile=false", "workers=1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("model", registry.names("model"))
+@pytest.mark.parametrize("pde", registry.names("pde"))
+@pytest.mark.parametrize("preset", [None, *registry.names("preset")])
+def test_every_combination_resolves_and_its_model_fits_its_grid(pde, model, preset, capsys):
+    chosen = ["--pde", pde, "--model", model] + (["--preset", preset] if preset else [])
+    assert main(["train", *chosen, "--print_config"]) == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    arguments = {k: v for k, v in config["pde"].items() if k != "name"}
+    spec = registry.pde_class(pde)(**registry.tuples(arguments)).spec
+    architecture = registry.Architecture(model, {k: v for k, v in config["model"].items() if k != "name"})
+    architecture.check(spec)
+    assert config["trainer"]["max_epochs"] > 0
+
+
+@pytest.mark.parametrize("model", registry.names("model"))
+@pytest.mark.parametrize("pde", registry.names("pde"))
+def test_every_model_trains_on_every_pde(pde, model, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPKIT_DATA", str(tmp_path / "data"))
+    assert main(["train", "--pde", pde, "--model", model, *TINY, f"run_dir={tmp_path / 'run'}"]) == 0
+    assert (tmp_path / "run" / "evaluation" / "report.html").is_file()
+
+
+def test_the_papers_preset_is_the_papers(capsys):
+    """Li et al. 2021: 1000 training samples, 500 epochs, batches of 20, 12 modes, width 32, 85 x 85."""
+    assert main(["train", "--pde", "darcy", "--model", "fno", "--preset", "paper", "--print_config"]) == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert config["pde"]["resolution"] == 85
+    assert config["pde"]["label_resolution"] == 421
+    assert config["data"]["train"] == 1000
+    assert config["data"]["batch_size"] == 20
+    assert config["trainer"]["max_epochs"] == 500
+    assert (config["model"]["n_modes"], config["model"]["width"]) == ([24, 22], 32)
+
+
+def test_trainer_arguments_opkit_keeps_to_itself_exist():
+    """A renamed argument of Lightning's Trainer must not slip past the list."""
+    import inspect
+
+    from lightning import Trainer
+
+    from opkit.cli import OWN_TRAINER_ARGUMENTS
+
+    assert set(inspect.signature(Trainer).parameters) >= OWN_TRAINER_ARGUMENTS

@@ -1,0 +1,236 @@
+"""The evaluator on models whose answers are known: the exact solver, interpolation, noise."""
+
+import csv
+import html.parser
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from opkit.errors import ConfigError, GateError
+from opkit.evaluation import check_gate, fine_resolutions, parse_gate
+from opkit.evaluation.protocol import measure
+from opkit.evaluation.statistics import Estimate, mean_with_interval
+from opkit.evaluation.verdicts import super_resolution
+from opkit.pdes import Darcy
+from opkit.settings import Data, Evaluation
+
+PDE = Darcy(resolution=13, label_resolution=49, modes=24, coefficient="lognormal")
+DATA = Data(train=8, val=2, test=8, test_fine=8)
+SETTINGS = Evaluation(resolutions=(25, 49), resamples=200)
+
+
+@pytest.fixture(scope="module")
+def shared_data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("evaluation")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPKIT_DATA", str(root))
+        yield root
+
+
+def solver(a: torch.Tensor) -> torch.Tensor:
+    return PDE.on(a.shape[-1]).solve(a).float()
+
+
+def interpolator(a: torch.Tensor) -> torch.Tensor:
+    """Solves on the training grid whatever it is given, and interpolates."""
+    grid = PDE.on(a.shape[-1]).grid
+    coarse = solver(grid.resample(a, PDE.grid, "strided"))
+    return PDE.grid.resample(coarse.double(), grid, "cubic")
+
+
+def test_the_exact_solver_is_exact_where_labels_were_solved(shared_data):
+    finest = measure(solver, PDE, DATA, SETTINGS, workers=1).fine[-1]
+    assert finest.resolution == 49
+    assert finest.errors["surrogate"]["rel_l2"].max() < 1e-6
+    assert finest.scales["unresolved gain"].min() > 1 - 1e-6
+    assert (finest.scales["gain"] > 0.99).all()
+
+
+def test_interpolation_as_model_gains_exactly_nothing(shared_data):
+    for grids in measure(interpolator, PDE, DATA, SETTINGS, workers=1).fine:
+        assert grids.scales["gain"].abs().max() < 1e-12
+        for name in ("rel_l2", "rel_h1", "max_error"):
+            own, free = (grids.errors[model][name] for model in ("surrogate", "interpolation"))
+            torch.testing.assert_close(own, free, rtol=1e-9, atol=0)
+
+
+def test_fine_noise_is_an_error_of_unresolved_scales_alone(shared_data):
+    def noisy(a: torch.Tensor) -> torch.Tensor:
+        u, n = solver(a), a.shape[-1]
+        if n == PDE.resolution:
+            return u
+        x = torch.linspace(0, 1, n, dtype=torch.float64)
+        wave = torch.sin(20 * math.pi * x)  # beyond the 11 interior nodes of the training grid
+        return u + 0.01 * wave[:, None] * wave
+
+    finest = measure(noisy, PDE, DATA, SETTINGS, workers=1).fine[-1]
+    assert finest.scales["surrogate resolved"].max() < 1e-6
+    torch.testing.assert_close(
+        finest.scales["surrogate unresolved"], finest.errors["surrogate"]["rel_l2"], rtol=1e-6, atol=0
+    )
+    assert (finest.scales["unresolved gain"] < -10).all()
+
+
+def test_scales_and_walls_sum_to_the_error(shared_data):
+    def offset(a: torch.Tensor) -> torch.Tensor:
+        return solver(a) + 0.01  # wrong on the walls too
+
+    for grids in measure(offset, PDE, DATA, SETTINGS, workers=1).fine:
+        parts = [grids.scales[f"surrogate {part}"] ** 2 for part in ("resolved", "unresolved", "wall")]
+        torch.testing.assert_close(sum(parts), grids.errors["surrogate"]["rel_l2"] ** 2, rtol=1e-9, atol=0)
+        assert parts[2].min() > 0
+
+
+def test_results_do_not_depend_on_the_batch(shared_data, monkeypatch):
+    whole = measure(solver, PDE, DATA, SETTINGS, workers=1)
+    monkeypatch.setattr("opkit.evaluation.protocol.POINTS_PER_BATCH", 1)
+    single = measure(solver, PDE, DATA, SETTINGS, workers=1)
+    for a, b in zip([whole.coarse, *whole.fine], [single.coarse, *single.fine], strict=True):
+        assert (a.errors["surrogate"]["rel_l2"] == b.errors["surrogate"]["rel_l2"]).all()
+
+
+def test_finer_grids_by_default():
+    none = Evaluation()
+    assert fine_resolutions(Darcy(resolution=85), none) == (141, 211, 421)
+    assert fine_resolutions(Darcy(resolution=141), none) == (211, 421)
+    assert fine_resolutions(Darcy(resolution=211), none) == (421, 841)
+    assert fine_resolutions(Darcy(resolution=43, label_resolution=169), none) == (57, 85, 169)
+    with pytest.raises(ConfigError, match="64 is not finer"):
+        fine_resolutions(Darcy(resolution=85), Evaluation(resolutions=(64, 100)))
+
+
+def test_a_grid_that_no_label_grid_contains_is_solved_natively(shared_data):
+    measured = measure(solver, PDE, Data(train=8, val=2, test=2, test_fine=2), Evaluation(resolutions=(20, 49)), 1)
+    assert [g.resolution for g in measured.fine] == [20, 49]
+    assert measured.fine[0].errors["surrogate"]["rel_l2"].max() < 0.05
+
+
+def test_bca_interval_agrees_with_normal_theory_on_normal_data():
+    values = np.random.default_rng(0).normal(5, 2, 400)
+    estimate = mean_with_interval(values, 4000, seed=0)
+    half = 1.96 * values.std(ddof=1) / 20
+    assert math.isclose(estimate.value, values.mean())
+    assert abs(estimate.ci_low - (values.mean() - half)) < 0.03
+    assert abs(estimate.ci_high - (values.mean() + half)) < 0.03
+    assert mean_with_interval(values, 4000, seed=0) == estimate
+
+
+@pytest.mark.slow
+def test_intervals_cover_the_true_mean():
+    rng = np.random.default_rng(1)
+    hits = 0
+    for i in range(500):
+        estimate = mean_with_interval(rng.exponential(1.0, 60), 1000, seed=i)
+        hits += estimate.ci_low <= 1.0 <= estimate.ci_high
+    assert 0.91 <= hits / 500 <= 0.98
+
+
+def test_what_has_no_mean_or_no_interval_says_why():
+    assert mean_with_interval(np.array([1.0, np.nan]), 200, 0) == Estimate(
+        None, None, None, 2, reason="undefined for 1 of 2 samples"
+    )
+    assert mean_with_interval(np.array([3.0]), 200, 0).reason == "one sample has no interval"
+    assert mean_with_interval(np.array([3.0, 3.0]), 200, 0).reason == "all samples agree"
+
+
+def estimate(low, value, high):
+    return Estimate(value, low, high, 10)
+
+
+@pytest.mark.parametrize(
+    ("gain", "unresolved", "resolved", "verdict"),
+    [
+        (estimate(0.1, 0.2, 0.3), estimate(0.1, 0.2, 0.3), 1.05, "super-resolves"),
+        (estimate(0.1, 0.2, 0.3), estimate(-0.1, 0.2, 0.3), 1.05, "transfers"),
+        (estimate(-0.05, 0.0, 0.05), estimate(-9, -5, -1), 1.0, "transfers"),
+        (estimate(-0.5, -0.4, -0.3), estimate(-9, -5, -1), 1.0, "does not transfer"),
+        (estimate(0.1, 0.2, 0.3), estimate(0.1, 0.2, 0.3), 1.2, "does not transfer"),
+        (Estimate(None, None, None, 3), estimate(0.1, 0.2, 0.3), 1.0, "does not transfer"),
+    ],
+)
+def test_verdicts(gain, unresolved, resolved, verdict):
+    one = estimate(0.9, 1.0, 1.1)
+    assert super_resolution(gain, unresolved, estimate(resolved, resolved, resolved), one) == verdict
+
+
+def test_report_json_keeps_the_contract(small_run):
+    report = json.loads((small_run / "evaluation" / "report.json").read_text(), parse_constant=pytest.fail)
+    keys = {"name", "value", "ci_low", "ci_high", "n", "split", "resolution", "horizon", "model"}
+    for record in report["metrics"]:
+        assert keys <= record.keys()
+        assert record["horizon"] is None
+        assert record["split"] == "test"
+        if record["ci_low"] is not None:
+            assert record["ci_low"] <= record["value"] <= record["ci_high"]
+    found = {(m["name"], m["model"], m["resolution"]) for m in report["metrics"]}
+    for name in ("rel_l2", "rel_h1", "max_error"):
+        assert {(name, "surrogate", 13), (name, "mean", 13)} <= found
+    finer = {r for _, model, r in found if model == "interpolation"}
+    assert len(finer) >= 2
+    assert all(("rel_l2", "surrogate", r) in found for r in finer)
+
+
+def test_the_table_has_every_sample_and_agrees_with_the_report(small_run):
+    with open(small_run / "evaluation" / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    report = json.loads((small_run / "evaluation" / "report.json").read_text())
+    for record in report["metrics"]:
+        where = {"metric": record["name"], "model": record["model"], "resolution": str(record["resolution"])}
+        values = [float(r["value"]) for r in rows if where.items() <= r.items()]
+        assert len(values) == record["n"]
+        assert math.isclose(np.mean(values), record["value"], rel_tol=1e-6)
+
+
+class Page(html.parser.HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.stack, self.images, self.problems = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        if tag == "img":
+            self.images.append(dict(attrs))
+        elif tag not in ("meta", "br", "hr", "link", "!doctype"):
+            self.stack.append(tag)
+
+    def handle_endtag(self, tag):
+        if not self.stack or self.stack.pop() != tag:
+            self.problems.append(tag)
+
+
+def test_the_page_is_one_well_formed_file_without_network(small_run):
+    text = (small_run / "evaluation" / "report.html").read_text()
+    page = Page()
+    page.feed(text)
+    assert page.problems == []
+    assert page.stack == []
+    assert len(page.images) == 4
+    assert all(len(image["alt"]) > 40 and image["src"].startswith("data:image/png;base64,") for image in page.images)
+    assert "http://" not in text
+    assert "https://" not in text
+    assert "default-src 'none'" in text
+    assert len(text) < 3_000_000
+
+
+def test_gates():
+    report = {
+        "training_resolution": 85,
+        "metrics": [
+            {"name": "rel_l2", "resolution": 85, "model": "surrogate", "value": 0.015},
+            {"name": "rel_l2", "resolution": 85, "model": "mean", "value": 0.5},
+            {"name": "rel_l2", "resolution": 141, "model": "surrogate", "value": 0.03},
+            {"name": "rel_h1", "resolution": 85, "model": "surrogate", "value": None},
+        ],
+    }
+    check_gate(parse_gate("rel_l2<0.02, rel_l2@141<=0.03"), report)
+    with pytest.raises(GateError, match=r"rel_l2@85 is 0\.015, not < 0\.01"):
+        check_gate(parse_gate("rel_l2<0.01"), report)
+    with pytest.raises(GateError, match="undefined"):
+        check_gate(parse_gate("rel_h1<1"), report)
+    for wrong in ("rel_l2", "rel_l2<", "rel_l2<two", "<3", ""):
+        with pytest.raises(ConfigError, match="cannot read"):
+            parse_gate(wrong)
+    with pytest.raises(ConfigError, match="rel_l2"):
+        check_gate(parse_gate("rell2<1"), report)

@@ -1,0 +1,158 @@
+"""The whole path from a command to a run directory, small."""
+
+import csv
+import json
+
+import pytest
+import torch
+import yaml
+from conftest import SMALL
+
+from opkit.cli import main
+from opkit.store import Dataset
+from opkit.training import EpochTable
+
+
+def rows(run_dir):
+    with open(run_dir / "metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def weights(run_dir, name="last"):
+    return torch.load(run_dir / "checkpoints" / f"{name}.ckpt", weights_only=True)["state_dict"]
+
+
+def test_a_run_leaves_what_the_contract_promises(small_run):
+    assert {p.name for p in small_run.iterdir()} == {
+        "config.yaml", "metrics.csv", "checkpoints", "surrogate", "evaluation",
+    }  # fmt: skip
+    assert {p.name for p in (small_run / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
+    assert {p.name for p in (small_run / "surrogate").iterdir()} == {
+        "model.safetensors", "config.json", "physics.json", "metrics.json", "README.md",
+    }  # fmt: skip
+    assert {p.name for p in (small_run / "evaluation").iterdir()} == {"report.json", "metrics.csv", "report.html"}
+    table = rows(small_run)
+    assert [r["epoch"] for r in table] == ["0", "1"]
+    assert all(float(r["val/rel_l2"]) > 0 and float(r["train/rel_l2"]) > 0 for r in table)
+
+
+def test_the_saved_configuration_repeats_the_run(small_run, small_data, tmp_path):
+    assert main(["train", "--config", str(small_run / "config.yaml"), f"run_dir={tmp_path / 'again'}"]) == 0
+    for name, tensor in weights(small_run).items():
+        assert (weights(tmp_path / "again")[name] == tensor).all(), name
+    config = yaml.safe_load((small_run / "config.yaml").read_text())
+    assert config["model"]["name"] == "fno"
+    assert config["model"]["width"] == 6
+    assert config["pde"]["name"] == "darcy"
+
+
+def test_another_seed_is_another_run_on_the_same_data(small_run, small_data, tmp_path):
+    before = sorted(p for p in small_data.rglob("*.h5"))
+    assert main(["train", *SMALL, f"run_dir={tmp_path / 'other'}", "seed=1"]) == 0
+    assert sorted(p for p in small_data.rglob("*.h5")) == before
+    ours, theirs = weights(small_run), weights(tmp_path / "other")
+    assert any((ours[k] != theirs[k]).any() for k in ours if "weight" in k)
+
+
+def test_an_interrupted_run_resumed_equals_an_uninterrupted_one(small_data, tmp_path, monkeypatch):
+    longer = [a for a in SMALL if not a.startswith("trainer.max_epochs")] + ["trainer.max_epochs=4"]
+    assert main(["train", *longer, f"run_dir={tmp_path / 'whole'}"]) == 0
+
+    class Stop(Exception):
+        pass
+
+    original = EpochTable.on_train_epoch_start
+
+    def stop_in_the_third_epoch(self, trainer, module):
+        if trainer.current_epoch == 2:
+            raise Stop
+        original(self, trainer, module)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EpochTable, "on_train_epoch_start", stop_in_the_third_epoch)
+        with pytest.raises(Stop):
+            main(["train", *longer, f"run_dir={tmp_path / 'parts'}"])
+    assert not (tmp_path / "parts" / "surrogate").exists()
+    assert len(rows(tmp_path / "parts")) == 2
+    assert main(["train", *longer, f"run_dir={tmp_path / 'parts'}", "--resume"]) == 0
+    for name, tensor in weights(tmp_path / "whole").items():
+        assert (weights(tmp_path / "parts")[name] == tensor).all(), name
+    strip = lambda table: [{k: v for k, v in row.items() if k != "seconds"} for row in table]  # noqa: E731
+    assert strip(rows(tmp_path / "parts")) == strip(rows(tmp_path / "whole"))
+
+
+def test_resuming_a_finished_run_changes_no_weight(small_data, tmp_path):
+    run = tmp_path / "run"
+    assert main(["train", *SMALL, f"run_dir={run}"]) == 0
+    before = (run / "surrogate" / "model.safetensors").read_bytes()
+    assert main(["train", *SMALL, f"run_dir={run}", "--resume"]) == 0
+    assert (run / "surrogate" / "model.safetensors").read_bytes() == before
+    assert len(rows(run)) == 2
+
+
+def test_the_bundle_comes_from_the_epoch_with_the_smallest_validation_error(small_run):
+    errors = [float(r["val/rel_l2"]) for r in rows(small_run)]
+    best = torch.load(small_run / "checkpoints" / "best.ckpt", weights_only=True)
+    assert best["epoch"] == errors.index(min(errors))
+
+
+def test_normalisers_know_the_training_split_alone(small_run, small_data):
+    from opkit.registry import problem_of
+
+    physics = json.loads((small_run / "surrogate" / "physics.json").read_text())
+    fields = Dataset(problem_of(physics), "train", 0, small_data).load(24)
+    state = weights(small_run)
+    for side, name in (("input", "a"), ("output", "u")):
+        torch.testing.assert_close(state[f"model.{side}_normalizer.mean"], fields[name].mean().view(1))
+        torch.testing.assert_close(state[f"model.{side}_normalizer.std"], fields[name].std(correction=0).view(1))
+
+
+def test_a_diverging_run_stops_with_advice(small_data, tmp_path, capsys):
+    assert main(["train", *SMALL, f"run_dir={tmp_path / 'run'}", "optim.lr=1e30"]) == 2
+    message = capsys.readouterr().err
+    assert "Training diverged in epoch 1" in message
+    assert "Lower optim.lr" in message
+
+
+def test_evaluate_rewrites_its_folder_alone(small_run, small_data, tmp_path, capsys):
+    import shutil
+
+    run = shutil.copytree(small_run, tmp_path / "run")
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and p.parent.name != "evaluation"}
+    first = json.loads((run / "evaluation" / "report.json").read_text())
+    assert main(["evaluate", str(run), "workers=1"]) == 0
+    assert {p: p.read_bytes() for p in before} == before
+    second = json.loads((run / "evaluation" / "report.json").read_text())
+    assert second["metrics"] == first["metrics"]
+    assert (first["test_evaluations"], second["test_evaluations"]) == (1, 2)
+    assert main(["evaluate", str(run / "surrogate"), "workers=1", "gate=rel_l2<100"]) == 0
+    assert main(["evaluate", str(run), "workers=1", "--gate", "rel_l2<1e-9"]) == 3
+    assert "gate failed: rel_l2@13 is" in capsys.readouterr().err
+
+
+def test_export_verify_and_doctor(small_run, small_data, tmp_path, capsys):
+    program = tmp_path / "model.pt2"
+    assert main(["export", str(small_run), f"output={program}"]) == 0
+    import opkit
+
+    a = torch.full((5, 1, 31, 18), 3.0)
+    exported = torch.export.load(program).module()(a)
+    torch.testing.assert_close(exported, opkit.load(small_run)(a), rtol=1e-4, atol=1e-6)
+    assert main(["verify", str(small_run)]) == 0
+    assert main(["verify", str(small_data)]) == 0
+    assert main(["doctor"]) == 0
+    output = capsys.readouterr().out
+    assert "confirmed" in output
+    assert "drawn and solved again, is the stored one" in output
+    assert "torch" in output
+
+
+def test_verify_notices_a_claim_that_does_not_hold(small_run, small_data, tmp_path, capsys):
+    import shutil
+
+    bundle = shutil.copytree(small_run / "surrogate", tmp_path / "bundle")
+    metrics = json.loads((bundle / "metrics.json").read_text())
+    metrics["metrics"][0]["value"] *= 0.9
+    (bundle / "metrics.json").write_text(json.dumps(metrics))
+    assert main(["verify", str(bundle)]) == 2
+    assert "does not do what it says" in capsys.readouterr().err
