@@ -7,6 +7,7 @@ chosen PDE and model, of `opkit.settings` and of Lightning's Trainer, read by js
 
 import contextlib
 import errno
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -30,6 +31,10 @@ VERBS = {
 }
 CHOICES: tuple[Kind, ...] = ("pde", "model", "preset")
 FLAGS = ("help", "print_config", "resume")
+SECTIONS = {
+    "pde", "model", "data", "optim", "trainer", "evaluation", "seed", "run_dir", "workers", "compile", "gate",
+}  # fmt: skip
+"""Everything a configuration file may speak of; each verb takes some of it."""
 SYNONYMS = {
     "hidden_channels": "width", "modes": "n_modes", "domain_padding": "padding", "epochs": "max_epochs",
     "learning_rate": "lr", "n_train": "train", "n_test": "test", "s": "resolution", "bs": "batch_size",
@@ -181,25 +186,24 @@ def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def _resolve(parser: "ArgumentParser", settings: dict[str, Any], request: Request, verb: str) -> dict[str, Any]:
     """Settings and overrides checked against the schema, as plain values by section.
 
-    Shipped layers may speak of sections a verb does not have (generating needs no trainer); a user's key must exist.
+    Files may speak of sections a verb does not have (generating needs no trainer); any other key must exist.
     """
     import jsonargparse
-    import yaml
 
     known = [a.dest for a in parser._actions if a.dest not in ("help", "trainer.help")]
     for key, value in request.overrides.items():
         if key not in known:
             raise ConfigError(_unknown(key, value, known))
-    sections = {key.partition(".")[0] for key in known}
-    values = {k: v for k, v in _flatten(settings).items() if k.partition(".")[0] in sections}
-    for key in values:
+    elsewhere = SECTIONS - {key.partition(".")[0] for key in known}
+    values = {k: v for k, v in _flatten(settings).items() if k.partition(".")[0] not in elsewhere}
+    for key, value in values.items():
         if key not in known:
-            raise ConfigError(_unknown(key, values[key], known, " (in a configuration file)"))
+            raise ConfigError(_unknown(key, value, known, " (in a configuration file)"))
     values |= request.overrides
     for key, value in values.items():
         if "class_path" in f"{key} {value}":
             raise ConfigError(f"{key}: class_path is read from opkit's own configs/ alone. Use --pde and --model.")
-    arguments = [f"--{k}={v if isinstance(v, str) else yaml.safe_dump(v, default_flow_style=True).removesuffix('...' + chr(10)).strip()}" for k, v in values.items()]  # fmt: skip  # noqa: E501
+    arguments = [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in values.items()]
     try:
         with contextlib.redirect_stderr(None):
             config = parser.parse_args(arguments)

@@ -125,6 +125,11 @@ def train(
         return run_dir
 
     best = run_dir / "checkpoints" / "best.ckpt"
+    if not best.exists():
+        raise ConfigError(
+            "No validation took place, so no checkpoint was chosen. Check trainer.check_val_every_n_epoch, "
+            "trainer.limit_val_batches and trainer.fast_dev_run."
+        )
     state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
     surrogate.model.load_state_dict({name.removeprefix("model."): value for name, value in state.items()})
     surrogate.to(loop.strategy.root_device)
@@ -323,7 +328,7 @@ class TrainingProgress(L.Callback):
     """One bar for the whole run: steps, rate, time left, and the latest loss and validation error."""
 
     def __init__(self, title: str):
-        self.title, self.note = title, ""
+        self.title, self.loss = title, float("nan")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero:
@@ -335,14 +340,12 @@ class TrainingProgress(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any) -> None:
         if not trainer.is_global_zero:
             return
-        loss = float(outputs["loss"]) if self._due(trainer) else self.loss
-        self.loss = loss
+        if self._due(trainer):
+            self.loss = float(outputs["loss"])
         val = trainer.callback_metrics.get("val/rel_l2")
-        note = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}, loss {loss:.4f}"
+        note = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}, loss {self.loss:.4f}"
         self.advance(trainer.global_step - self.shown, note + (f", val {float(val):.4f}" if val is not None else ""))
         self.shown = trainer.global_step
-
-    loss = float("nan")
 
     @staticmethod
     def _due(trainer: L.Trainer) -> bool:
