@@ -233,13 +233,15 @@ def test_generate_refuses_impossible_values_too(refuse, setting, accepted):
 
 
 @pytest.mark.parametrize(
-    "key",
-    ["pde.forcing", "pde.alpha", "pde.tau", "pde.sigma", "optim.lr", "optim.weight_decay", "optim.grad_clip",
-     "model.padding"],
-)  # fmt: skip
+    "key", ["pde.forcing", "pde.alpha", "pde.tau", "pde.sigma", "optim.lr", "optim.weight_decay", "model.padding"]
+)
 @pytest.mark.parametrize("value", [".nan", ".inf"])
 def test_a_number_that_is_none_is_refused(refuse, key, value):
     assert key in refuse(*TRAIN, f"{key}={value}")
+
+
+def test_a_gradient_norm_that_is_no_number_is_refused(refuse):
+    assert "optim.grad_clip" in refuse(*TRAIN, "optim.grad_clip=.nan")
 
 
 @pytest.mark.parametrize(
@@ -292,8 +294,8 @@ def test_weights_that_overflow_are_called_divergence(capsys):
         (["train", "--model", "fno"], "--pde is missing"),
         (["train", "--pde", "darcy"], "--model is missing"),
         (["generate"], "--pde is missing"),
-        (["generate", "--pde", "darcy", "--model", "fno"], "--model"),
-        (["generate", "--pde", "darcy", "--resume"], "resume"),
+        ([*GENERATE, "--model", "fno"], "--model"),
+        ([*GENERATE, "--resume"], "resume"),
         ([*TRAIN, "oops"], "'oops'"),
         ([*TRAIN, "--seed"], "--seed"),
         ([*TRAIN, "--pde"], "--pde"),

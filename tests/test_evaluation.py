@@ -12,7 +12,8 @@ import torch
 from opkit.errors import ConfigError, GateError
 from opkit.evaluation import check_gate, fine_resolutions, parse_gate
 from opkit.evaluation.protocol import measure
-from opkit.evaluation.statistics import Estimate, mean_with_interval
+from opkit.evaluation.report import gains
+from opkit.evaluation.statistics import Estimate, gain_with_interval, mean_with_interval
 from opkit.evaluation.verdicts import super_resolution
 from opkit.pdes import Darcy
 from opkit.settings import Data, Evaluation
@@ -45,13 +46,14 @@ def test_the_exact_solver_is_exact_where_labels_were_solved(shared_data):
     finest = measure(solver, PDE, DATA, SETTINGS, workers=1).fine[-1]
     assert finest.resolution == 49
     assert finest.errors["surrogate"]["rel_l2"].max() < 1e-6
-    assert finest.scales["unresolved gain"].min() > 1 - 1e-6
-    assert (finest.scales["gain"] > 0.99).all()
+    found = gains(finest, SETTINGS)
+    assert found["unresolved gain"].value > 1 - 1e-6
+    assert found["gain"].value > 0.99
 
 
 def test_interpolation_as_model_gains_exactly_nothing(shared_data):
     for grids in measure(interpolator, PDE, DATA, SETTINGS, workers=1).fine:
-        assert grids.scales["gain"].abs().max() < 1e-12
+        assert abs(gains(grids, SETTINGS)["gain"].value) < 1e-9
         for name in ("rel_l2", "rel_h1", "max_error"):
             own, free = (grids.errors[model][name] for model in ("surrogate", "interpolation"))
             torch.testing.assert_close(own, free, rtol=1e-9, atol=0)
@@ -71,7 +73,7 @@ def test_fine_noise_is_an_error_of_unresolved_scales_alone(shared_data):
     torch.testing.assert_close(
         finest.scales["surrogate unresolved"], finest.errors["surrogate"]["rel_l2"], rtol=1e-6, atol=0
     )
-    assert (finest.scales["unresolved gain"] < -10).all()
+    assert gains(finest, SETTINGS)["unresolved gain"].value < -10
 
 
 def test_scales_and_walls_sum_to_the_error(shared_data):
@@ -134,6 +136,17 @@ def test_what_has_no_mean_or_no_interval_says_why():
     )
     assert mean_with_interval(np.array([3.0]), 200, 0).reason == "one sample has no interval"
     assert mean_with_interval(np.array([3.0, 3.0]), 200, 0).reason == "all samples agree"
+
+
+def test_a_gain_compares_means_of_paired_errors():
+    other = np.random.default_rng(0).uniform(1, 2, 50)
+    half = gain_with_interval(other / 2, other, 500, 0)
+    assert math.isclose(half.value, 0.75)
+    assert half.ci_low is None  # the pairing leaves no spread
+    assert gain_with_interval(other, other, 500, 0).value == 0.0
+    worse = gain_with_interval(other + np.random.default_rng(1).normal(1, 0.3, 50), other, 500, 0)
+    assert worse.ci_low < worse.value < worse.ci_high < 0
+    assert gain_with_interval(np.full(3, np.nan), np.ones(3), 500, 0).value is None
 
 
 def estimate(low, value, high):

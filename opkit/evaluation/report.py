@@ -18,7 +18,7 @@ import opkit
 from opkit.errors import ConfigError, GateError
 from opkit.evaluation import figures, verdicts
 from opkit.evaluation.protocol import ERRORS, Grids, Measured, measure
-from opkit.evaluation.statistics import Estimate, mean_with_interval
+from opkit.evaluation.statistics import Estimate, gain_with_interval, mean_with_interval
 from opkit.files import sha256, whole_folder, write_json, write_text
 from opkit.pdes import PDE
 from opkit.settings import Data, Evaluation
@@ -110,6 +110,7 @@ def _report(
         for model in ("surrogate", "interpolation", "oracle"):
             row[model] = record(grids, model, "rel_l2")
         scales = {name: estimate(values) for name, values in grids.scales.items()}
+        scales |= gains(grids, evaluation)
         row["verdict"] = verdicts.super_resolution(
             scales["gain"], scales["unresolved gain"], scales["surrogate resolved"], resolved_at_training
         )
@@ -144,6 +145,18 @@ def _report(
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
         },
+    }
+
+
+def gains(grids: Grids, evaluation: Evaluation) -> dict[str, Estimate]:
+    """`gain` over interpolation, and `unresolved gain` over predicting nothing of the unresolved scales."""
+    pairs = {
+        "gain": (grids.errors["surrogate"]["rel_l2"], grids.errors["interpolation"]["rel_l2"]),
+        "unresolved gain": (grids.scales["surrogate unresolved"], grids.scales["truth unresolved"]),
+    }
+    return {
+        name: gain_with_interval(own.cpu(), other.cpu(), evaluation.resamples, evaluation.seed)
+        for name, (own, other) in pairs.items()
     }
 
 

@@ -5,6 +5,7 @@ The unit of resampling is the sample (an initial or boundary condition, never a 
 
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -31,22 +32,49 @@ def mean_with_interval(values: Tensor | np.ndarray, resamples: int, seed: int) -
         resamples: Bootstrap resamples.
         seed: Seed of the bootstrap.
     """
+    array = np.asarray(values, dtype=np.float64)
+    if bad := int((~np.isfinite(array)).sum()):
+        return Estimate(None, None, None, len(array), reason=f"undefined for {bad} of {len(array)} samples")
+    low, high, reason = _bca((array,), np.mean, resamples, seed)
+    return Estimate(float(array.mean()), low, high, len(array), float(np.median(array)), float(array.max()), reason)
+
+
+def gain_with_interval(own: Tensor | np.ndarray, other: Tensor | np.ndarray, resamples: int, seed: int) -> Estimate:
+    """1 - (mean own / mean other)^2 for errors on the same samples, resampled in pairs.
+
+    A ratio of means, as the table of errors shows them: a mean over samples of ratios would be ruled by the few samples
+    on which the other error happens to be tiny.
+    """
+    pair = (np.asarray(own, dtype=np.float64), np.asarray(other, dtype=np.float64))
+    n = len(pair[0])
+    if not all(np.isfinite(p).all() for p in pair) or not pair[1].mean() > 0:
+        return Estimate(None, None, None, n, reason="an error is undefined, or the other is zero")
+
+    def statistic(own: np.ndarray, other: np.ndarray, axis: int = -1) -> np.ndarray:
+        return 1 - (own.mean(axis) / other.mean(axis)) ** 2
+
+    low, high, reason = _bca(pair, statistic, resamples, seed)
+    return Estimate(float(statistic(*pair)), low, high, n, reason=reason)
+
+
+def _bca(
+    samples: tuple[np.ndarray, ...], statistic: Any, resamples: int, seed: int
+) -> tuple[float | None, float | None, str | None]:
+    """(low, high, None), or (None, None, why there is no interval)."""
     from scipy.stats import DegenerateDataWarning, bootstrap
 
-    array = np.asarray(values, dtype=np.float64)
-    n = len(array)
-    if bad := int((~np.isfinite(array)).sum()):
-        return Estimate(None, None, None, n, reason=f"undefined for {bad} of {n} samples")
-    point = dict(value=float(array.mean()), n=n, median=float(np.median(array)), maximum=float(array.max()))
-    if n < 2 or np.ptp(array) == 0:
-        why = "one sample has no interval" if n < 2 else "all samples agree"
-        return Estimate(ci_low=None, ci_high=None, reason=why, **point)  # type: ignore[arg-type]
+    if len(samples[0]) < 2:
+        return None, None, "one sample has no interval"
+    if all(np.ptp(s) == 0 for s in samples) or (len(samples) == 2 and np.array_equal(*samples)):
+        return None, None, "all samples agree"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DegenerateDataWarning)
+        warnings.simplefilter("ignore", RuntimeWarning)  # its 0 / 0 where resamples do not vary; reported below
         interval = bootstrap(
-            (array,), np.mean, n_resamples=resamples, method="BCa", rng=np.random.default_rng(seed)
-        ).confidence_interval
+            samples, statistic, n_resamples=resamples, method="BCa", paired=len(samples) > 1, vectorized=True,
+            rng=np.random.default_rng(seed),
+        ).confidence_interval  # fmt: skip
     low, high = float(interval.low), float(interval.high)
     if not (np.isfinite(low) and np.isfinite(high)):
-        return Estimate(ci_low=None, ci_high=None, reason="too few samples for an interval", **point)  # type: ignore[arg-type]
-    return Estimate(ci_low=low, ci_high=high, **point)  # type: ignore[arg-type]
+        return None, None, "too few samples, or too alike, for an interval"
+    return low, high, None

@@ -2,18 +2,16 @@
 
 A surrogate *super-resolves* on a finer grid if it beats interpolation of its own coarse prediction, knows something of
 the unresolved scales (lower ends of both intervals above zero) and keeps its accuracy on the resolved scales (at most
-1.1 times its error on the training grid). It *transfers* if it keeps that accuracy and is no worse than interpolation.
-Otherwise it *does not transfer*: on that grid, interpolate its coarse prediction instead.
+1.1 times its error on the training grid). It *transfers* if it keeps that accuracy and its whole error is at most 1.1
+times that of interpolation. Otherwise it *does not transfer*: on that grid, interpolate its coarse prediction instead.
 """
 
 from typing import Any
 
 from opkit.evaluation.statistics import Estimate
 
-RESOLVED_SLACK = 1.1
-"""How much larger the error on resolved scales may get on a finer grid."""
-INTERPOLATION_SLACK = 0.1
-"""How far the squared error may exceed that of interpolation and still count as no worse."""
+SLACK = 1.1
+"""How many times larger than its yardstick an error may be and still count as kept."""
 
 
 def super_resolution(
@@ -27,10 +25,10 @@ def super_resolution(
 
     if resolved.value is None or resolved_at_training.value is None:
         return "does not transfer"
-    keeps = resolved.value <= RESOLVED_SLACK * resolved_at_training.value
+    keeps = resolved.value <= SLACK * resolved_at_training.value
     if keeps and low(gain) > 0 and low(unresolved_gain) > 0:
         return "super-resolves"
-    if keeps and low(gain) > -INTERPOLATION_SLACK:
+    if keeps and gain.value is not None and gain.value >= 1 - SLACK**2:
         return "transfers"
     return "does not transfer"
 
