@@ -9,6 +9,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -82,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _complain(message: str, code: int = 2, verb: str = "") -> int:
-    print(f"opkit {verb}: {message}".replace(" :", ":"), file=sys.stderr)
+    print(f"opkit {verb}: {message}" if verb else f"opkit: {message}", file=sys.stderr)
     return code
 
 
@@ -179,7 +180,7 @@ def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, dict):
             out |= _flatten(value, f"{prefix}{key}.")
         else:
-            out[prefix + key] = value
+            out[f"{prefix}{key}"] = value
     return out
 
 
@@ -194,6 +195,8 @@ def _resolve(parser: "ArgumentParser", settings: dict[str, Any], request: Reques
     for key, value in request.overrides.items():
         if key not in known:
             raise ConfigError(_unknown(key, value, known))
+    if "resume" in request.flags and verb != "train":
+        raise ConfigError(f"--resume continues a training run; `opkit {verb}` has nothing to resume.")
     elsewhere = SECTIONS - {key.partition(".")[0] for key in known}
     values = {k: v for k, v in _flatten(settings).items() if k.partition(".")[0] not in elsewhere}
     for key, value in values.items():
@@ -229,8 +232,6 @@ def _unknown(key: str, value: Any, known: list[str], where: str = "") -> str:
 
 def _readable(message: str, values: dict[str, Any]) -> str:
     """jsonargparse's message on one line, led by the key and the value given."""
-    import re
-
     match = re.search(r'[Kk]ey "([^"]+)"|argument --([\w.]+)', message)
     key = (match[1] or match[2]) if match else ""
     reasons = [line.strip() for line in message.splitlines() if line.strip()]
@@ -261,13 +262,22 @@ def _finish(verb: str, request: Request, parser: "ArgumentParser", settings: dic
     return True
 
 
-def _construct(section: str, cls: Any, values: dict[str, Any]) -> Any:
-    """`cls(**values)`, its complaints led by the section they are about."""
+def _construct(section: str, build: Callable[..., Any], values: dict[str, Any]) -> Any:
+    """`build(**values)`, its complaint led by the setting it is about."""
     try:
-        return cls(**values)
+        return build(**values)
     except (ValueError, TypeError) as problem:
-        text = str(problem)
-        raise ConfigError(text if text.startswith(section + ".") else f"{section}: {text}") from None
+        raise ConfigError(_about(section, str(problem), values)) from None
+
+
+def _about(section: str, text: str, values: dict[str, Any]) -> str:
+    """A constructor's complaint with the full name of the first setting it speaks of: width -> model.width."""
+    if text.startswith(section + "."):
+        return text
+    for word in re.findall(r"[A-Za-z_]\w*", text):
+        if word in values:
+            return f"{section}.{word}={_plain(values[word])}: {text}"
+    return f"{section}: {text}"
 
 
 def _dump(config: dict[str, Any]) -> str:
@@ -303,6 +313,8 @@ def _generate(argv: list[str]) -> int:
     if _finish("generate", request, parser, settings, f"Settings with --pde {chosen['pde']}:\n"):
         return 0
     config = _resolve(parser, settings, request, "generate")
+    if "seed" not in request.overrides and "model" in settings:
+        config["seed"] = None  # a training run's file: its seed is that of the weights
     if config["seed"] is not None:
         if "data.seed" in request.overrides and config["data"]["seed"] != config["seed"]:
             raise ConfigError(f"seed={config['seed']} and data.seed={config['data']['seed']} differ; give one of them.")
@@ -311,7 +323,7 @@ def _generate(argv: list[str]) -> int:
     if "print_config" in request.flags:
         print(_dump(_named(config, chosen)), end="")
         return 0
-    pde = _construct("pde", pde_class(chosen["pde"]), config["pde"])
+    pde = _construct("pde", pde_class(chosen["pde"]), tuples(config["pde"]))
     data = _construct("data", Data, config["data"])
     evaluation = _construct("evaluation", Evaluation, tuples(config["evaluation"]))
     workers = _workers(config["workers"])
@@ -386,14 +398,13 @@ def _train(argv: list[str]) -> int:
         return 0
     from opkit.evaluation import check_gate, parse_gate
 
-    gate = parse_gate(config["gate"]) if config["gate"] else None
     pde = _construct("pde", pde_type, tuples(_without_name(config["pde"])))
     model = Architecture(chosen["model"], _without_name(config["model"]))
     try:
         model.check(pde.spec)
         model.build(pde.spec)
     except (ValueError, TypeError) as problem:
-        raise ConfigError(f"model: {problem}") from None
+        raise ConfigError(_about("model", str(problem), model.arguments)) from None
     if config["seed"] < 0:
         raise ConfigError(f"seed must not be negative, got {config['seed']}.")
     data, optim = _construct("data", Data, config["data"]), _construct("optim", Optim, config["optim"])
@@ -402,7 +413,8 @@ def _train(argv: list[str]) -> int:
     from opkit.evaluation.protocol import fine_resolutions
     from opkit.training import train
 
-    fine_resolutions(pde, evaluation)
+    grids = (pde.resolution, *fine_resolutions(pde, evaluation))
+    gate = parse_gate(config["gate"], grids) if config["gate"] else None
     trainer = {k: v for k, v in config["trainer"].items() if v is not None}
     run_dir = Path(config["run_dir"])
     train(
@@ -439,7 +451,7 @@ def _evaluate(argv: list[str]) -> int:
         "evaluate", request, parser, {}, "opkit evaluate DIRECTORY [key=value ...]; defaults are the run's own.\n"
     ):
         return 0
-    from opkit.evaluation import check_gate, evaluate_surrogate, parse_gate
+    from opkit.evaluation import check_gate, evaluate_surrogate, fine_resolutions, parse_gate
     from opkit.registry import problem_of
     from opkit.surrogate import find_bundle, load
 
@@ -457,10 +469,11 @@ def _evaluate(argv: list[str]) -> int:
     if "print_config" in request.flags:
         print(_dump(config), end="")
         return 0
-    gate = parse_gate(config["gate"]) if config["gate"] else None
     data = _construct("data", Data, config["data"])
     evaluation = _construct("evaluation", Evaluation, tuples(config["evaluation"]))
     pde = problem_of(surrogate.physics)
+    grids = (pde.resolution, *fine_resolutions(pde, evaluation))
+    gate = parse_gate(config["gate"], grids) if config["gate"] else None
     surrogate.to(_device(config["device"]))
     report = evaluate_surrogate(
         surrogate, pde, data, evaluation, path / "evaluation", bundle, _workers(config["workers"]), record=False
@@ -485,11 +498,15 @@ def _export(argv: list[str]) -> int:
     ):
         return 0
     if len(request.positional) != 1:
-        raise ConfigError("give one run or bundle directory, as in `opkit export runs/fno-darcy`.")
+        given = " ".join(request.positional) or "nothing"
+        raise ConfigError(f"give one run or bundle directory, as in `opkit export runs/fno-darcy`; got {given}.")
     from opkit.export import export
     from opkit.surrogate import find_bundle, load
 
     config = _resolve(parser, {}, request, "export")
+    if "print_config" in request.flags:
+        print(_dump(_plain(config)), end="")
+        return 0
     bundle = find_bundle(request.positional[0])
     target = Path(config["output"]) if config["output"] else bundle / "exports" / "model.pt2"
     difference = export(load(bundle), target)
@@ -501,12 +518,22 @@ def _export(argv: list[str]) -> int:
 
 def _verify(argv: list[str]) -> int:
     request = Request(argv)
-    if "help" in request.flags or len(request.positional) != 1:
-        print(
-            "opkit verify DIRECTORY: the error of a run or bundle is measured again and compared with its\n"
-            "metrics.json; stored data are read whole, and the first sample of every split is drawn and solved again."
-        )
-        return 0 if "help" in request.flags else 2
+    parser = _parser("verify")
+    note = "\n".join(
+        [
+            "opkit verify DIRECTORY: the error of a run or bundle is measured again and compared with its own",
+            "metrics.json; stored data are read whole, and the first sample of each split is drawn and solved again.\n",
+        ]
+    )
+    if _finish("verify", request, parser, {}, note):
+        return 0
+    config = _resolve(parser, {}, request, "verify")
+    if "print_config" in request.flags:
+        print(_dump(config), end="")
+        return 0
+    if len(request.positional) != 1:
+        given = " ".join(request.positional) or "nothing"
+        raise ConfigError(f"give one run, bundle or data directory, as in `opkit verify runs/fno-darcy`; got {given}.")
     from opkit.verify import verify
 
     for line in verify(Path(request.positional[0])):
@@ -515,6 +542,15 @@ def _verify(argv: list[str]) -> int:
 
 
 def _doctor(argv: list[str]) -> int:
+    request = Request(argv)
+    parser = _parser("doctor")
+    if _finish("doctor", request, parser, {}, "opkit doctor: no settings; what a bug report should contain.\n"):
+        return 0
+    request.no_positional()
+    config = _resolve(parser, {}, request, "doctor")
+    if "print_config" in request.flags:
+        print(_dump(config), end="")
+        return 0
     from opkit.doctor import findings
 
     for name, value in findings():

@@ -38,7 +38,12 @@ def whole_folder(path: Path) -> Iterator[Path]:
         yield temporary
         if path.exists():
             os.replace(path, old)
-        os.replace(temporary, path)
+        try:
+            os.replace(temporary, path)
+        except BaseException:
+            if old.exists():
+                os.replace(old, path)
+            raise
         sync_folder(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -58,7 +59,7 @@ def ensure(pde: PDE, split: str, count: int, seed: int = 0, workers: int | None 
                     make_shard(data, start, stop, advance)
         else:
             _run_pool(data, jobs, workers, advance)
-    data.finish()
+    data.finish(jobs)
     seconds = time.monotonic() - began
     print(f"wrote {total} samples, {human_bytes(data.size())}, to {data.folder} in {clock(seconds)}", file=sys.stderr)
     return data
@@ -113,6 +114,15 @@ def _start_worker(counter: Any) -> None:
     global _counter
     _counter = counter
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A killed parent cannot stop its workers; they notice, and leave."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 @contextmanager

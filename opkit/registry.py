@@ -86,7 +86,10 @@ def _load_class(kind: Kind, name: str) -> Any:
         raise ConfigError(f"configs/{kind}/{name}.yaml: class_path must name a class in {package}, got {path!r}.")
     module, _, attribute = path.rpartition(".")
     base = getattr(importlib.import_module(f"{package}.base"), "PDE" if kind == "pde" else "Operator")
-    found = getattr(importlib.import_module(module), attribute, None)
+    try:
+        found = getattr(importlib.import_module(module), attribute, None)
+    except ModuleNotFoundError as problem:
+        raise ConfigError(f"configs/{kind}/{name}.yaml: {path} cannot be imported ({problem}).") from None
     if not (isinstance(found, type) and issubclass(found, base)):
         raise ConfigError(f"configs/{kind}/{name}.yaml: {path} is not a {base.__name__}.")
     return found

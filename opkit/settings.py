@@ -73,9 +73,9 @@ class Optim:
                 raise ValueError(f"optim.{name} must be positive, got {getattr(self, name)}.")
         if not 0 < self.warmup < 1:
             raise ValueError(f"optim.warmup is a fraction between 0 and 1, got {self.warmup}.")
-        if self.weight_decay < 0:
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
             raise ValueError(f"optim.weight_decay must not be negative, got {self.weight_decay}.")
-        if self.grad_clip is not None and self.grad_clip <= 0:
+        if self.grad_clip is not None and not (math.isfinite(self.grad_clip) and self.grad_clip > 0):
             raise ValueError(f"optim.grad_clip must be positive or null, got {self.grad_clip}.")
 
 

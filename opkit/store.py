@@ -45,6 +45,8 @@ SHARD = 50
 """Samples per shard. Shards begin at multiples of it; the last one of a split may be shorter."""
 COMPRESS_ABOVE = 2**18
 """Bytes of one sample's field above which chunks are deflated: large fields are read one at a time, not in a loop."""
+CONFIG_JSON = re.compile(rb'\{"equation": [^\0]*?"seed": \d+\}')
+"""The attribute config_json as it stands in a shard's bytes; its keys are sorted."""
 SHARD_NAME = re.compile(r"samples-(\d{6,})-(\d{6,})\.h5")
 
 
@@ -131,23 +133,32 @@ class Dataset:
         import h5py
 
         path = self.folder / f"samples-{start:06d}-{stop:06d}.h5"
-        with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
+        # Built in memory: HDF5 that cannot write takes the whole process down with it.
+        with h5py.File(path.name, "w", driver="core", backing_store=False) as file:
             _write(file, self, start, stop, labels)
+            file.flush()
+            image = file.id.get_file_image()
+        with whole_file(path) as temporary:
+            temporary.write_bytes(image)
         return path
 
-    def finish(self) -> None:
-        """Derive the manifest from the shards present; hashes of shards already listed are kept, not recomputed."""
+    def finish(self, made: list[tuple[int, int]]) -> None:
+        """Derive the manifest from the shards present.
+
+        Args:
+            made: Index ranges just written. Their hashes are taken now, as are those of shards no manifest lists; the
+                others keep the hash they had, so that damage to them is still noticed.
+        """
         listed = self._listed()
         shards = []
         for start, stop, path in self.shards():
             entry = listed.get(path.name)
-            if entry is None:
+            if entry is None or (start, stop) in made:
                 entry = {"file": path.name, "start": start, "stop": stop}
                 entry |= {"bytes": path.stat().st_size, "sha256": sha256(path)}
             shards.append(entry)
-        write_json(
-            self.folder / "manifest.json", {"key": self.key, **self.config, "split": self.split, "shards": shards}
-        )
+        content = {"key": self.key, **self.config, "split": self.split, "shards": shards}
+        write_json(self.folder / "manifest.json", content)
 
     def verify(self, count: int) -> None:
         """Check that the first `count` samples are there, whole, and the ones asked for.
@@ -166,9 +177,13 @@ class Dataset:
                 break
             entry = listed.get(path.name)
             if entry is not None and (path.stat().st_size != entry["bytes"] or sha256(path) != entry["sha256"]):
+                self._check_origin(path)
                 raise _damaged(path, "its bytes are not those its manifest lists")
             with _open(path) as file:
-                self._check(file, path, start, stop)
+                try:
+                    self._check(file, path, start, stop)
+                except (OSError, KeyError, RuntimeError, AttributeError, ValueError) as problem:
+                    raise _damaged(path, str(problem)) from None
 
     def load(self, count: int) -> dict[str, Tensor]:
         """The first `count` samples, verified: each field by name as `(n, *x)` or `(n, t, *x)`, float32."""
@@ -185,12 +200,31 @@ class Dataset:
         """Bytes on disk."""
         return sum(path.stat().st_size for _, _, path in self.shards())
 
+    def _check_origin(self, path: Path) -> None:
+        """Say so if a file that is not the one listed was made with other parameters: read from its raw bytes, because
+        opening an HDF5 file that may be damaged is not safe."""
+        found = CONFIG_JSON.search(path.read_bytes())
+        try:
+            theirs = json.loads(found[0]) if found else self.config
+        except ValueError:
+            return
+        if theirs != self.config:
+            raise _other_parameters(path, theirs, self.config)
+
     def _listed(self) -> dict[str, dict[str, Any]]:
         manifest = self.folder / "manifest.json"
         if not manifest.exists():
             return {}
-        content = read_json(manifest, lambda why: DataError(f"{why}. Delete it; it is derived from the shards."))
-        return {entry["file"]: entry for entry in content.get("shards", [])}
+
+        def fail(why: str) -> DataError:
+            return DataError(f"{why}. Delete it and run the same command again; it is derived from the shards.")
+
+        content = read_json(manifest, fail)
+        try:
+            keys = ("file", "start", "stop", "bytes", "sha256")
+            return {entry["file"]: {key: entry[key] for key in keys} for entry in content.get("shards", [])}
+        except (TypeError, KeyError):
+            raise fail(f"{manifest} does not list shards as it should") from None
 
     def _check(self, file: "h5py.File", path: Path, start: int, stop: int) -> None:
         if file.attrs.get("opkit_schema") != SCHEMA or not file.attrs.get("complete", False):
@@ -200,18 +234,18 @@ class Dataset:
             )
         if file.attrs["config_key"] != self.key:
             theirs = json.loads(file.attrs["config_json"])
-            raise DataError(
-                f"{path} was made with other parameters than asked: {_difference(theirs, self.config)}. "
-                "Move it elsewhere and run the command again; the right data are then made."
-            )
+            raise _other_parameters(path, theirs, self.config)
         span = (file.attrs["split"], int(file.attrs["index_start"]), int(file.attrs["index_stop"]))
         base = first_index(self.split)
         if span != (self.split, base + start, base + stop):
             raise DataError(f"{path} holds other samples than its name says. Move it elsewhere and run again.")
         for name in dict.fromkeys(self.pde.inputs + self.pde.outputs):
             field = file.get(f"t0_fields/{name}")
-            if field is None or field.shape[0] != stop - start or field.dtype not in (np.float32, np.float64):
-                raise _damaged(path, f"its field t0_fields/{name} is missing, short or not floating point")
+            frames = () if self.pde.times is None else (len(self.pde.times),)
+            shape = (stop - start, *frames, *self.pde.grid.shape)
+            floating = getattr(field, "dtype", None) in (np.float32, np.float64)
+            if not floating or field.shape != shape:
+                raise _damaged(path, f"its field t0_fields/{name} is missing, or not floating point of shape {shape}")
 
 
 def pair(fields: dict[str, Tensor], inputs: tuple[str, ...], outputs: tuple[str, ...]) -> tuple[Tensor, Tensor]:
@@ -246,6 +280,13 @@ def _open(path: Path) -> "h5py.File":
         return h5py.File(path, "r", rdcc_nbytes=2**26)
     except OSError as problem:
         raise _damaged(path, str(problem)) from None
+
+
+def _other_parameters(path: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> DataError:
+    return DataError(
+        f"{path} was made with other parameters than asked: {_difference(theirs, ours)}. "
+        "Move it elsewhere and run the command again; the right data are then made."
+    )
 
 
 def _damaged(path: Path, why: str) -> DataError:
@@ -298,6 +339,7 @@ def _write(file: "h5py.File", data: Dataset, start: int, stop: int, labels: "Lab
         large = array[0].nbytes > COMPRESS_ABOVE
         field = fields.create_dataset(
             name, data=array, chunks=(1, *array.shape[1:]), fletcher32=True, track_times=False,
+            fillvalue=np.nan,  # a chunk the index has lost must not read as zeros
             shuffle=large, compression="gzip" if large else None, compression_opts=1 if large else None,
         )  # fmt: skip
         field.attrs.update(dim_varying=[True] * pde.grid.ndim, sample_varying=True, time_varying=not steady)

@@ -49,10 +49,13 @@ class SupervisedTask(L.LightningModule):
     def on_train_epoch_end(self) -> None:
         loss = self.trainer.callback_metrics["train/rel_l2"]
         if not torch.isfinite(loss):
-            raise OpkitError(
-                f"Training diverged in epoch {self.current_epoch + 1}: the loss is {loss.item()}. "
-                f"Lower optim.lr (now {self.optim.lr}) or set optim.grad_clip=1."
-            )
+            raise self._diverged("loss", loss)
+
+    def _diverged(self, what: str, value: Tensor) -> OpkitError:
+        return OpkitError(
+            f"Training diverged in epoch {self.current_epoch + 1}: the {what} is {value.item()}. "
+            f"Lower optim.lr (now {self.optim.lr}) or set optim.grad_clip=1."
+        )
 
     def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
         inputs, targets = batch
@@ -63,6 +66,8 @@ class SupervisedTask(L.LightningModule):
         self._val.clear()
         total = torch.stack([errors.sum(), torch.tensor(float(len(errors)), dtype=errors.dtype, device=errors.device)])
         total = self.trainer.strategy.reduce(total, reduce_op="sum")  # weighted by count: exact on uneven ranks
+        if not torch.isfinite(total[0]):
+            raise self._diverged("validation error", total[0])
         self.log("val/rel_l2", (total[0] / total[1]).float())
 
     def configure_optimizers(self) -> Any:

@@ -41,6 +41,12 @@ from opkit.store import Dataset
 from opkit.surrogate import PhysicalOperator, Surrogate
 from opkit.task import SupervisedTask
 
+POSITIVE_TRAINER_ARGUMENTS = (
+    "max_epochs", "max_steps", "limit_train_batches", "limit_val_batches", "accumulate_grad_batches",
+    "check_val_every_n_epoch", "val_check_interval",
+)  # fmt: skip
+FIXED_SECTIONS = ("pde", "model", "data", "optim")
+"""Settings that a resumed run must share with its beginning."""
 COMPILE_STEPS = 500
 """Optimiser steps from which compiling pays for its half minute, when `compile` is "auto"."""
 
@@ -191,18 +197,25 @@ def _is_launched_rank() -> bool:
 
 def _check_trainer(trainer: dict[str, Any]) -> None:
     """Refuse what Lightning would accept and then train nothing, for ever, or with hundreds of processes."""
-    for name, least in (
-        ("max_epochs", 1),
-        ("max_steps", 1),
-        ("limit_train_batches", 1e-9),
-        ("limit_val_batches", 1e-9),
-    ):
+    for name in POSITIVE_TRAINER_ARGUMENTS:
+        least = 1e-9 if name.startswith(("limit_", "val_")) else 1
         value = trainer.get(name)
         unlimited = name.startswith("max_") and value == -1
         if isinstance(value, int | float) and value < least and not unlimited:
             raise ConfigError(f"trainer.{name}={value} leaves nothing to do. Set it to at least 1.")
     if trainer.get("max_epochs") == -1 or (trainer.get("max_epochs") is None and trainer.get("max_steps", -1) == -1):
         raise ConfigError("trainer.max_epochs=-1 never ends, and the one-cycle schedule needs an end. Give a number.")
+    if (every := trainer.get("check_val_every_n_epoch", 1)) > (epochs := trainer.get("max_epochs", every)):
+        raise ConfigError(
+            f"trainer.check_val_every_n_epoch={every} is more than trainer.max_epochs={epochs}: no checkpoint would be "
+            "chosen. Lower it."
+        )
+    for name in ("overfit_batches", "fast_dev_run"):
+        if trainer.get(name):
+            raise ConfigError(
+                f"trainer.{name}={trainer[name]} swaps data and skips checkpoints, so no surrogate could be made. "
+                "Set a small data.train and trainer.max_epochs instead."
+            )
     devices, cores = trainer.get("devices", "auto"), available_cores()
     on_cpu = trainer.get("accelerator", "auto") == "cpu" or not torch.cuda.is_available()
     if on_cpu and str(devices).isdigit() and int(devices) > cores:
@@ -216,7 +229,10 @@ def _trainer(**arguments: Any) -> L.Trainer:
     try:
         return L.Trainer(**arguments)
     except (ValueError, TypeError, RuntimeError, MisconfigurationException) as problem:
-        raise ConfigError(f"trainer: {str(problem).splitlines()[0]}") from None
+        reason = str(problem).splitlines()[0]
+        culprits = [k for k, v in arguments.items() if isinstance(v, str) and len(v) > 1 and v in reason]
+        named = f"trainer.{culprits[0]}={arguments[culprits[0]]}" if culprits else "trainer"
+        raise ConfigError(f"{named}: {reason}") from None
 
 
 def _check_run_dir(run_dir: Path, config: dict[str, Any], resume: bool) -> None:
@@ -238,17 +254,22 @@ def _check_run_dir(run_dir: Path, config: dict[str, Any], resume: bool) -> None:
             raise RunError(
                 f"{run_dir} is not a run that can be resumed: its config.yaml is unreadable ({problem})."
             ) from None
+        if not isinstance(before, dict) or not all(isinstance(before.get(k), dict) for k in FIXED_SECTIONS):
+            raise RunError(f"{run_dir} is not a run that can be resumed: its config.yaml lacks sections.")
+        then, now = ({k: c[k] for k in FIXED_SECTIONS} | {"": {"seed": c.get("seed")}} for c in (before, config))
         changed = [
-            f"{section}.{key} was {before.get(section, {}).get(key)!r}, is {value!r}"
-            for section in ("pde", "model", "data", "optim")
-            for key, value in config[section].items()
-            if before.get(section, {}).get(key) != value
+            f"{section}.{key}".lstrip(".") + f" was {then[section].get(key)!r}, is {value!r}"
+            for section, values in now.items()
+            for key, value in values.items()
+            if then[section].get(key) != value
         ]
         if changed:
             raise RunError(
                 f"{run_dir} was trained with other settings: {'; '.join(changed)}. Repeat the original command."
             )
     ancestor = next(p for p in [run_dir, *run_dir.absolute().parents] if p.exists())
+    if not ancestor.is_dir():
+        raise RunError(f"run_dir={run_dir}: {ancestor} is a file, not a folder. Choose another run_dir.")
     if not os.access(ancestor, os.W_OK):
         raise RunError(f"Cannot write to {ancestor.absolute()}: permission denied. Choose another run_dir=...")
 

@@ -229,7 +229,6 @@ def test_the_page_is_one_well_formed_file_without_network(small_run):
 
 def test_gates():
     report = {
-        "training_resolution": 85,
         "metrics": [
             {"name": "rel_l2", "resolution": 85, "model": "surrogate", "value": 0.015},
             {"name": "rel_l2", "resolution": 85, "model": "mean", "value": 0.5},
@@ -237,13 +236,16 @@ def test_gates():
             {"name": "rel_h1", "resolution": 85, "model": "surrogate", "value": None},
         ],
     }
-    check_gate(parse_gate("rel_l2<0.02, rel_l2@141<=0.03"), report)
+    grids = (85, 141)
+    check_gate(parse_gate("rel_l2<0.02, rel_l2@141<=0.03", grids), report)
     with pytest.raises(GateError, match=r"rel_l2@85 is 0\.015, not < 0\.01"):
-        check_gate(parse_gate("rel_l2<0.01"), report)
+        check_gate(parse_gate("rel_l2<0.01", grids), report)
     with pytest.raises(GateError, match="undefined"):
-        check_gate(parse_gate("rel_h1<1"), report)
+        check_gate(parse_gate("rel_h1<1", grids), report)
     for wrong in ("rel_l2", "rel_l2<", "rel_l2<two", "<3", ""):
         with pytest.raises(ConfigError, match="cannot read"):
-            parse_gate(wrong)
-    with pytest.raises(ConfigError, match="rel_l2"):
-        check_gate(parse_gate("rell2<1"), report)
+            parse_gate(wrong, grids)
+    with pytest.raises(ConfigError, match="Did you mean 'rel_l2'"):
+        parse_gate("rell2<1", grids)
+    with pytest.raises(ConfigError, match="on grids 85, 141"):
+        parse_gate("rel_l2@100<1", grids)

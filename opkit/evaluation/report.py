@@ -2,7 +2,6 @@
 
 import base64
 import csv
-import difflib
 import operator
 import os
 import platform
@@ -21,6 +20,7 @@ from opkit.evaluation.protocol import ERRORS, Grids, Measured, measure
 from opkit.evaluation.statistics import Estimate, gain_with_interval, mean_with_interval
 from opkit.files import sha256, whole_folder, write_json, write_text
 from opkit.pdes import PDE
+from opkit.registry import suggest
 from opkit.settings import Data, Evaluation
 from opkit.surrogate import Surrogate, record_metrics
 
@@ -214,11 +214,19 @@ def _html(report: dict[str, Any], measured: Measured, surrogate: Surrogate) -> s
     )
 
 
-def parse_gate(text: str) -> list[tuple[str, int | None, str, float]]:
-    """Conditions of a gate such as "rel_l2<0.02,rel_l2@211<0.03": (metric, grid or None, comparison, bound).
+Condition = tuple[str, int, str, float]
+"""Metric, grid, comparison, bound."""
+
+
+def parse_gate(text: str, grids: tuple[int, ...]) -> list[Condition]:
+    """Conditions of a gate such as "rel_l2<0.02,rel_l2@211<0.03".
+
+    Args:
+        text: The gate.
+        grids: Resolutions that will be measured, the training grid first; a condition without one means that.
 
     Raises:
-        ConfigError: It is not of that form.
+        ConfigError: It is not of that form, or names a metric or grid that will not be measured.
     """
     conditions = []
     for part in text.split(","):
@@ -226,37 +234,34 @@ def parse_gate(text: str) -> list[tuple[str, int | None, str, float]]:
         try:
             if match is None:
                 raise ValueError
-            conditions.append((match[1], int(match[2]) if match[2] else None, match[3], float(match[4])))
+            conditions.append((match[1], int(match[2] or grids[0]), match[3], float(match[4])))
         except ValueError:
             raise ConfigError(
                 f'gate={text!r}: cannot read {part.strip()!r}. Write conditions such as "rel_l2<0.02" or '
                 '"rel_l2@211<=0.03", separated by commas.'
             ) from None
+    for name, resolution, _, _ in conditions:
+        if name not in ERRORS or resolution not in grids:
+            raise ConfigError(
+                f"gate={text!r}: {name}@{resolution} is not measured here; measured are {', '.join(ERRORS)} on grids "
+                f"{', '.join(map(str, grids))}.{suggest(name, list(ERRORS)) if name not in ERRORS else ''}"
+            )
     return conditions
 
 
-def check_gate(conditions: list[tuple[str, int | None, str, float]], report: dict[str, Any]) -> None:
+def check_gate(conditions: list[Condition], report: dict[str, Any]) -> None:
     """Compare a report with a gate.
 
     Raises:
-        ConfigError: A metric or grid that was not measured.
         GateError: A condition that does not hold.
     """
     own = {(m["name"], m["resolution"]): m["value"] for m in report["metrics"] if m["model"] == "surrogate"}
     failed = []
     for name, resolution, comparison, bound in conditions:
-        at = resolution or report["training_resolution"]
-        if (name, at) not in own:
-            near = difflib.get_close_matches(name, [n for n, _ in own], 1)
-            hint = f" Did you mean {near[0]!r}?" if near and near[0] != name else ""
-            measured = ", ".join(sorted({n for n, _ in own}))
-            grids = ", ".join(str(r) for r in sorted({r for _, r in own}))
-            raise ConfigError(f"gate: {name}@{at} was not measured; measured are {measured} on grids {grids}.{hint}")
-        value = own[name, at]
+        value = own[name, resolution]
         if value is None or not COMPARE[comparison](value, bound):
-            failed.append(
-                f"{name}@{at} is {'undefined' if value is None else f'{value:.4g}'}, not {comparison} {bound:g}"
-            )
+            measured = "undefined" if value is None else f"{value:.4g}"
+            failed.append(f"{name}@{resolution} is {measured}, not {comparison} {bound:g}")
     if failed:
         raise GateError("gate failed: " + "; ".join(failed))
     print("gate passed", file=sys.stderr)

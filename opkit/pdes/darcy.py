@@ -67,6 +67,14 @@ class Darcy(PDE):
             raise ValueError(f"resolution must be at least 5 nodes per side, got {self.resolution}.")
         if self.label_resolution < 1:
             raise ValueError(f"label_resolution must be positive, got {self.label_resolution}.")
+        for name in ("forcing", "alpha", "tau", "sigma"):
+            value = getattr(self, name)
+            if not math.isfinite(value) or (name != "forcing" and value < 0):
+                raise ValueError(
+                    f"{name} must be finite{'' if name == 'forcing' else ' and not negative'}, got {value}."
+                )
+        if self.forcing == 0:
+            raise ValueError("forcing=0 makes every solution zero: there is nothing to learn.")
         if not all(math.isfinite(v) and v > 0 for v in self.values):
             raise ValueError(f"values must be positive (the equation is elliptic), got {self.values}.")
         if not 1e-14 <= self.tolerance < 1:
