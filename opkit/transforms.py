@@ -6,15 +6,13 @@ discrete cosine transform", SIAM Review 41 (1999).
 """
 
 from torch import Tensor, fft, movedim
+from torch.nn.functional import pad
 
 
 def dst1(x: Tensor, axes: int = 1) -> Tensor:
-    """DST-I over the last `axes` axes, through the real FFT of the odd extension (length 2 (n + 1) per axis)."""
+    """DST-I over the last `axes` axes: minus the imaginary part of the real FFT, zero-padded to length 2 (n + 1)."""
     for _ in range(axes):
         n = x.shape[-1]
-        odd = x.new_zeros((*x.shape[:-1], 2 * (n + 1)))
-        odd[..., 1 : n + 1] = x
-        odd[..., n + 2 :] = x.flip(-1).neg_()
-        x = fft.rfft(odd).imag[..., 1 : n + 1] * -0.5
+        x = fft.rfft(pad(x, (1, n + 1))).imag[..., 1 : n + 1].neg()
         x = movedim(x, -1, -axes)  # brings the next axis last; after `axes` turns all are back in place
     return x

@@ -149,10 +149,10 @@ def _conjugate_gradients(a: Tensor, f: Tensor, face_mean: str, tolerance: float)
 
     def apply(u: Tensor) -> Tensor:
         out = diagonal * u
-        out[:, 1:] -= x_faces[:, 1:-1] * u[:, :-1]
-        out[:, :-1] -= x_faces[:, 1:-1] * u[:, 1:]
-        out[:, :, 1:] -= y_faces[:, :, 1:-1] * u[:, :, :-1]
-        out[:, :, :-1] -= y_faces[:, :, 1:-1] * u[:, :, 1:]
+        out[:, 1:].addcmul_(x_faces[:, 1:-1], u[:, :-1], value=-1)
+        out[:, :-1].addcmul_(x_faces[:, 1:-1], u[:, 1:], value=-1)
+        out[:, :, 1:].addcmul_(y_faces[:, :, 1:-1], u[:, :, :-1], value=-1)
+        out[:, :, :-1].addcmul_(y_faces[:, :, 1:-1], u[:, :, 1:], value=-1)
         return out
 
     # Single precision is enough for the preconditioner: it shapes the path, not the answer, and costs half.
@@ -160,11 +160,15 @@ def _conjugate_gradients(a: Tensor, f: Tensor, face_mean: str, tolerance: float)
     line = (2 / h * torch.sin(math.pi * k * h / 2)) ** 2
     inverse = ((2 * h) ** 2 / (line[:, None] + line)).to(torch.float32)
 
-    def precondition(r: Tensor) -> Tensor:
-        scale = r.abs().amax((1, 2), keepdim=True).clamp_min(torch.finfo(r.dtype).tiny)  # keeps float32 in range
-        return dst1(inverse * dst1((r / scale).to(torch.float32), 2), 2).to(r.dtype) * scale
+    scale = f.abs().amax((1, 2), keepdim=True).clamp_min(torch.finfo(f.dtype).tiny)
+    f = f / scale  # keeps float32 in range; undone at the end
 
-    dot = lambda v, w: (v * w).sum((1, 2), keepdim=True)  # noqa: E731
+    def precondition(r: Tensor) -> Tensor:
+        return dst1(inverse * dst1(r.to(torch.float32), 2), 2).to(r.dtype)
+
+    def dot(v: Tensor, w: Tensor) -> Tensor:
+        return torch.linalg.vecdot(v.flatten(1), w.flatten(1)).view(-1, 1, 1)
+
     u, r = torch.zeros_like(f), f.clone()
     z = precondition(r)
     p, rz = z, dot(r, z)
@@ -177,11 +181,11 @@ def _conjugate_gradients(a: Tensor, f: Tensor, face_mean: str, tolerance: float)
             break
         ap = apply(p)
         step = torch.where(active, rz / dot(p, ap), 0.0)
-        u += step * p
-        r -= step * ap
+        u.addcmul_(step, p)
+        r.addcmul_(step, ap, value=-1)
         z = precondition(r)
         rz, previous = dot(r, z), rz
-        p = torch.where(active, z + (rz / previous) * p, p)
+        p = torch.addcmul(z, torch.where(active, rz / previous, 0.0), p)
         iterations += active.view(n)
         active = active & (rz > target)
     residual = torch.linalg.vector_norm(f - apply(u), dim=(1, 2)) / torch.linalg.vector_norm(f, dim=(1, 2))
@@ -191,7 +195,7 @@ def _conjugate_gradients(a: Tensor, f: Tensor, face_mean: str, tolerance: float)
             f"{residual.max():.1e}, contrast max a / min a = {(a.max() / a.min()).item():.3g}). Raise pde.tolerance."
         )
     solution = torch.zeros_like(a)
-    solution[:, 1:-1, 1:-1] = u
+    solution[:, 1:-1, 1:-1] = scale * u
     return solution, {"residual": residual, "iterations": iterations}
 
 
