@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 import opkit
 from opkit.errors import BundleError
-from opkit.files import read_json, sha256, whole_folder, write_json, write_text
+from opkit.files import read_json, sha256, whole_file, whole_folder, write_json, write_text
 from opkit.grid import Grid, Spec
 from opkit.models import Operator, count_parameters
 from opkit.normalize import Normalizer
@@ -168,12 +168,13 @@ class Surrogate:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the bundle to a directory, whole or not at all; what was there is replaced."""
-        from safetensors.torch import save_file
+        from safetensors.torch import save as serialize
 
         path = Path(path)
         tensors = {name: t.detach().cpu().contiguous() for name, t in self.model.state_dict().items()}
         with whole_folder(path) as folder:
-            save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+            with whole_file(folder / "model.safetensors") as weights:
+                weights.write_bytes(serialize(tensors, metadata={"format": "pt"}))
             grid = self.spec.grid
             config = {
                 "format_version": FORMAT,
