@@ -14,7 +14,7 @@ from opkit.evaluation import check_gate, fine_resolutions, parse_gate
 from opkit.evaluation.protocol import measure
 from opkit.evaluation.report import gains
 from opkit.evaluation.statistics import Estimate, gain_with_interval, mean_with_interval
-from opkit.evaluation.verdicts import super_resolution
+from opkit.evaluation.verdicts import accuracy_text, super_resolution
 from opkit.pdes import Darcy
 from opkit.settings import Data, Evaluation
 
@@ -167,6 +167,12 @@ def estimate(low, value, high):
 def test_verdicts(gain, unresolved, resolved, verdict):
     one = estimate(0.9, 1.0, 1.1)
     assert super_resolution(gain, unresolved, estimate(resolved, resolved, resolved), one) == verdict
+
+
+def test_a_surrogate_worse_than_the_mean_is_called_so():
+    error = {"value": 0.6, "ci_low": 0.5, "ci_high": 0.7, "n": 9, "resolution": 13}
+    assert "do not use this surrogate" in accuracy_text(error, {"value": 0.5})
+    assert "do not use" not in accuracy_text(error, {"value": 0.7})
 
 
 def test_report_json_keeps_the_contract(small_run):

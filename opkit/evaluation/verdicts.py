@@ -50,9 +50,11 @@ def accuracy_text(error: dict[str, Any], mean: dict[str, Any]) -> str:
     if error["value"] is None:
         return f"Accuracy on {grid}: undefined ({error['reason']})."
     ratio = f"; predicting the training mean gives {percent(mean['value'])}" if mean["value"] else ""
+    useless = mean["value"] and error["value"] >= mean["value"]
     return (
         f"On {grid}, the training grid, the relative L2 error is {percent(error['value'])} "
         f"({interval(error)}, {error['n']} test samples){ratio}."
+        f"{' That is no worse: do not use this surrogate.' if useless else ''}"
     )
 
 
@@ -66,7 +68,7 @@ def resolution_text(row: dict[str, Any], training: int) -> str:
     )
     advice = {
         "super-resolves": "It adds scales the training grid cannot hold.",
-        "transfers": "It works there, but adds no detail that interpolation would not.",
+        "transfers": "It keeps its error there, and adds no detail that interpolation would not.",
         "does not transfer": f"Use it on {coarse} and interpolate.",
     }[row["verdict"]]
     return f"On {grid} it {row['verdict']}: {figures}. {advice}"
