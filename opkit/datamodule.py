@@ -38,7 +38,7 @@ class MemoryFields(TorchDataset):
 
     def __getitem__(self, request: Request) -> tuple[Tensor, Tensor]:
         indices, moves = request
-        rows = torch.as_tensor(indices, device=self.inputs.device)
+        rows = torch.as_tensor(indices, dtype=torch.int64, device=self.inputs.device)  # may be empty
         return apply_symmetry((self.inputs[rows], self.targets[rows]), moves)
 
 
