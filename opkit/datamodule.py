@@ -54,13 +54,12 @@ class StoredFields(TorchDataset):
 
     def __getitem__(self, request: Request) -> tuple[Tensor, Tensor]:
         indices, moves = request
-        names = list(dict.fromkeys(self.pde.inputs + self.pde.outputs))
         rows: list[dict[str, Tensor]] = []
         for i in indices:
             start, _, path = next(s for s in self.shards if s[0] <= i < s[1])
-            rows.append(read_fields(path, names, slice(i - start, i - start + 1)))
-        fields = {name: torch.cat([row[name] for row in rows]) for name in names}
-        return apply_symmetry(pair(fields, self.pde.inputs, self.pde.outputs), moves)
+            rows.append(read_fields(path, self.pde, slice(i - start, i - start + 1)))
+        fields = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+        return apply_symmetry(pair(self.pde, fields), moves)
 
 
 def apply_symmetry(batch: tuple[Tensor, Tensor], moves: np.ndarray | None) -> tuple[Tensor, Tensor]:
@@ -153,7 +152,7 @@ class FieldData(L.LightningDataModule):
                 data.verify(count)
                 self.fields[split] = StoredFields(data, count)
                 continue
-            inputs, targets = pair(data.load(count), data.pde.inputs, data.pde.outputs)
+            inputs, targets = pair(data.pde, data.load(count))
             if device.type == "cuda" and needed < MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]:
                 inputs, targets = inputs.to(device), targets.to(device)
             self.fields[split] = MemoryFields(inputs, targets)

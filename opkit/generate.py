@@ -77,7 +77,7 @@ def make_shard(data: Dataset, start: int, stop: int, advance: Advance | None = N
                 _counter.value += 1
     merged = {
         role: {name: torch.cat([getattr(p, role)[name] for p in parts]) for name in getattr(parts[0], role)}
-        for role in ("fields", "diagnostics")
+        for role in ("fields", "diagnostics", "scalars")
     }
     data.write(start, stop, type(parts[0])(**merged))
 

@@ -123,7 +123,7 @@ class Dataset:
 
     def estimate(self, samples: int) -> int:
         """Upper estimate of the bytes that `samples` samples take on disk."""
-        channels = len(dict.fromkeys(self.pde.inputs + self.pde.outputs))
+        channels = len(self.pde.fields)
         frames = 1 if self.pde.times is None else len(self.pde.times)
         points = int(np.prod(self.pde.grid.shape))
         return samples * channels * frames * points * 4 + 50_000 * (samples // SHARD + 1)
@@ -186,13 +186,14 @@ class Dataset:
                     raise _damaged(path, str(problem)) from None
 
     def load(self, count: int) -> dict[str, Tensor]:
-        """The first `count` samples, verified: each field by name as `(n, *x)` or `(n, t, *x)`, float32."""
+        """The first `count` samples, verified: each field by name as `(n, *x)` or `(n, t, *x)`, float32, and each
+        parameter drawn per sample as `(n,)`."""
         self.verify(count)
-        names = list(dict.fromkeys(self.pde.inputs + self.pde.outputs))
+        names = [*self.pde.fields, *self.pde.varying]
         parts: dict[str, list[Tensor]] = {name: [] for name in names}
         for start, stop, path in self.shards():
             if start < count:
-                for name, values in read_fields(path, names, slice(0, min(stop, count) - start)).items():
+                for name, values in read_fields(path, self.pde, slice(0, min(stop, count) - start)).items():
                     parts[name].append(values)
         return {name: torch.cat(values) for name, values in parts.items()}
 
@@ -239,7 +240,7 @@ class Dataset:
         base = first_index(self.split)
         if span != (self.split, base + start, base + stop):
             raise DataError(f"{path} holds other samples than its name says. Move it elsewhere and run again.")
-        for name in dict.fromkeys(self.pde.inputs + self.pde.outputs):
+        for name in self.pde.fields:
             field = file.get(f"t0_fields/{name}")
             frames = () if self.pde.times is None else (len(self.pde.times),)
             shape = (stop - start, *frames, *self.pde.grid.shape)
@@ -248,23 +249,37 @@ class Dataset:
                 raise _damaged(path, f"its field t0_fields/{name} is missing, or not floating point of shape {shape}")
 
 
-def pair(fields: dict[str, Tensor], inputs: tuple[str, ...], outputs: tuple[str, ...]) -> tuple[Tensor, Tensor]:
-    """(input, target), each `(n, c, *x)`, from stored fields by name."""
-    first, second = (torch.stack([fields[name] for name in names], 1) for names in (inputs, outputs))
-    return first, second
+def pair(pde: "PDE", stored: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """(input, target) from what `Dataset.load` or `read_fields` returned.
+
+    Returns:
+        The input `(n, c, *x)`: for an evolution equation, the state at the start and a constant channel per parameter
+        drawn per sample. The target: `(n, c, *x)`, or for an evolution equation the later states `(n, t, c, *x)`.
+    """
+    evolution = pde.times is not None
+    channels = []
+    for name in pde.inputs:
+        values = stored[name]
+        if name in pde.varying:
+            channels.append(values.view(-1, *(1 for _ in pde.grid.shape)).expand(-1, *pde.grid.shape))
+        else:
+            channels.append(values[:, 0] if evolution else values)
+    targets = torch.stack([stored[name] for name in pde.outputs], -pde.grid.ndim - 1)
+    return torch.stack(channels, 1), targets[:, 1:] if evolution else targets
 
 
-def read_fields(path: Path, names: list[str], rows: slice | np.ndarray) -> dict[str, Tensor]:
-    """Rows of some fields of a shard, as float32; checksums are verified as the chunks are read.
+def read_fields(path: Path, pde: "PDE", rows: slice | np.ndarray) -> dict[str, Tensor]:
+    """Rows of a shard: its fields and parameters drawn per sample, as float32; checksums are verified on the way.
 
     Raises:
         DataError: The file is damaged, or a value is not finite.
     """
     out = {}
+    places = {name: f"t0_fields/{name}" for name in pde.fields} | {name: f"scalars/{name}" for name in pde.varying}
     with _open(path) as file:
-        for name in names:
+        for name, place in places.items():
             try:
-                values = torch.from_numpy(file[f"t0_fields/{name}"][rows].astype(np.float32))
+                values = torch.from_numpy(file[place][rows].astype(np.float32))
             except (OSError, KeyError) as problem:
                 raise _damaged(path, f"field {name}: {problem}") from None
             if not torch.isfinite(values).all():
@@ -315,7 +330,7 @@ def _write(file: "h5py.File", data: Dataset, start: int, stop: int, labels: "Lab
         n_trajectories=n,
         n_spatial_dims=pde.grid.ndim,
         grid_type="cartesian",
-        simulation_parameters=list(numbers),
+        simulation_parameters=[*numbers, *labels.scalars],
         **{name: json.dumps(v) if isinstance(v, list) else v for name, v in parameters.items() if v is not None},
     )
     axes = ["x", "y", "z"][: pde.grid.ndim]
@@ -328,9 +343,11 @@ def _write(file: "h5py.File", data: Dataset, start: int, stop: int, labels: "Lab
         line.attrs.update(location=pde.grid.location, length=pde.grid.lengths[i])
     _write_boundaries(file.create_group("boundary_conditions"), pde.grid, axes)
     scalars = file.create_group("scalars")
-    scalars.attrs["field_names"] = list(numbers)
+    scalars.attrs["field_names"] = [*numbers, *labels.scalars]
     for name, value in numbers.items():
         _dataset(scalars, name, torch.tensor(value, dtype=torch.float64), sample_varying=False, time_varying=False)
+    for name, values in labels.scalars.items():
+        _dataset(scalars, name, values, sample_varying=True, time_varying=False)
     fields = file.create_group("t0_fields")
     fields.attrs["field_names"] = list(labels.fields)
     for name, values in labels.fields.items():

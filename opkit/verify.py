@@ -43,7 +43,7 @@ def _verify_bundle(bundle: Path) -> Iterator[str]:
         raise BundleError(f"{bundle}: metrics.json states no rel_l2 to verify. Evaluate the run first.")
     pde, data = problem_of(surrogate.physics), surrogate.physics["data"]
     test = ensure(pde, "test", data["test"], data["seed"])
-    inputs, truth = pair(test.load(data["test"]), pde.inputs, pde.outputs)
+    inputs, truth = pair(pde, test.load(data["test"]))
     prediction = torch.cat([surrogate(part) for part in inputs.split(16)])
     value = float(metrics.rel_l2(prediction, truth, pde.grid).mean())
     deviation = abs(value / stated["value"] - 1)

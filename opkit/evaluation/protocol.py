@@ -97,7 +97,7 @@ def measure(surrogate: Surrogate, pde: PDE, data: Data, evaluation: Evaluation, 
     """Run the protocol; makes the data it lacks."""
     resolutions = fine_resolutions(pde, evaluation)
     test_set = ensure(pde, "test", data.test, data.seed, workers)
-    inputs, truth = pair(test_set.load(data.test), pde.inputs, pde.outputs)
+    inputs, truth = pair(pde, test_set.load(data.test))
     mean = _training_mean(pde, data, workers)
     keys = {str(pde.resolution): test_set.key}
 
@@ -109,7 +109,7 @@ def measure(surrogate: Surrogate, pde: PDE, data: Data, evaluation: Evaluation, 
         stored = ensure(source, "test", n, data.seed, workers)
         keys[str(r)] = stored.key
         if source not in fine_data:
-            fine_data[source] = pair(stored.load(n), pde.inputs, pde.outputs)
+            fine_data[source] = pair(source, stored.load(n))
 
     with progress("evaluate", len(inputs) + n * len(resolutions), "samples") as advance:
         predictions = []

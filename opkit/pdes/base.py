@@ -5,43 +5,60 @@ command line (`pde.resolution=141`), the attributes of every data file and the k
 """
 
 import dataclasses
+import json
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from opkit.grid import Grid, Spec
+from opkit.fields import seed_key
+from opkit.grid import Grid, Method, Spec
+
+GPU_POINTS = 2**22
+"""Grid points solved together on a GPU: fewer leave it idle, more only take memory."""
 
 
 @dataclass(frozen=True)
 class Labels:
-    """What `PDE.label` returns: fields to store by name, `(n, *x)` or `(n, t, *x)`, and figures of the solver."""
+    """What `PDE.label` returns.
+
+    Args:
+        fields: Fields to store by name, `(n, *x)` or `(n, t, *x)`.
+        diagnostics: Figures of the solver, `(n,)` each.
+        scalars: Parameters that were drawn per sample, `(n,)` each.
+    """
 
     fields: dict[str, Tensor]
     diagnostics: dict[str, Tensor]
+    scalars: dict[str, Tensor] = field(default_factory=dict)
 
 
 class PDE(ABC):
     """An equation with a distribution over its inputs and a solver: the map `a -> u` a network is to learn.
 
-    Subclasses are frozen dataclasses with a field `resolution`; they name their equation and channels and define
-    `grid`, `on`, `sample` and `_solve`.
+    Subclasses are frozen dataclasses (`eq=False`: equality is that of the parameters) with fields `resolution` and
+    `label_resolution`; they name their equation and channels and define `grid`, `sample` and `_solve`.
     """
 
     equation: ClassVar[str]
     """Name of the equation; enters the random key, so that two equations never share a stream."""
     formula: ClassVar[str]
     """The equation in one line of plain text, for cards and bundles."""
-    inputs: ClassVar[tuple[str, ...]]
-    """Names of the input channels."""
     outputs: ClassVar[tuple[str, ...]]
-    """Names of the output channels."""
+    """Names of the output channels; for evolution equations, of the state."""
+    citation: ClassVar[str] = ""
+    """Where the problem was posed."""
 
     resolution: int
     label_resolution: int
+
+    @property
+    @abstractmethod
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the input channels. An evolution equation's are its state, then the parameters drawn per sample."""
 
     @property
     @abstractmethod
@@ -50,7 +67,7 @@ class PDE(ABC):
 
     @property
     def times(self) -> Tensor | None:
-        """Times of the frames, starting at 0; None where the equation is steady."""
+        """Times of the frames, float64 `(t,)`, starting at 0; None where the equation is steady."""
         return None
 
     @abstractmethod
@@ -85,9 +102,29 @@ class PDE(ABC):
         return ""
 
     @property
+    def varying(self) -> tuple[str, ...]:
+        """Parameters drawn per sample. Each is an input channel, constant in space and time."""
+        return ()
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of the fields a dataset stores."""
+        return tuple(name for name in dict.fromkeys(self.inputs + self.outputs) if name not in self.varying)
+
+    @property
     def spec(self) -> Spec:
         """Channel names and grid, for building a model."""
         return Spec(self.inputs, self.outputs, self.grid)
+
+    @property
+    def restriction(self) -> Method:
+        """How a label moves from the grid it was solved on to `grid`."""
+        return "strided"
+
+    @property
+    def order(self) -> float:
+        """Order of the labels' error under refinement, for estimating it from two grids; when in doubt, the lower."""
+        return 1.0
 
     @property
     def label_grid(self) -> Grid:
@@ -96,16 +133,36 @@ class PDE(ABC):
         It contains every point of `grid`, so restricting a solution to the stored grid needs no interpolation.
         """
         gap = 1 if self.grid.location == "node" else 0
-        factor = -(-(self.label_resolution - gap) // (self.resolution - gap))
-        return self.grid.refine(max(1, factor))
+        factor = max(1, -(-(self.label_resolution - gap) // (self.resolution - gap)))
+        if self.grid.location == "cell":
+            factor += 1 - factor % 2  # only an odd refinement keeps the centres
+        return self.grid.refine(factor)
 
     def on(self, resolution: int) -> "PDE":
         """The same problem on another grid: every other parameter is kept."""
         return dataclasses.replace(self, resolution=resolution)  # type: ignore[type-var]
 
+    def refined(self) -> "PDE":
+        """The same problem, its labels solved on a grid twice as fine (three times, on cells) and with half the step."""
+        factor = 3 if self.grid.location == "cell" else 2
+        finer = self.label_grid.refine(factor).shape[0]
+        return dataclasses.replace(self, label_resolution=finer)  # type: ignore[type-var]
+
     def parameters(self) -> dict[str, Any]:
         """Constructor arguments by name; JSON values only."""
-        return dataclasses.asdict(self)  # type: ignore[call-overload]
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+        return {k: tuple(v.tolist()) if isinstance(v, Tensor) else v for k, v in values.items()}
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and isinstance(other, PDE) and self.parameters() == other.parameters()
+
+    def __hash__(self) -> int:
+        return hash((type(self), json.dumps(self.parameters(), sort_keys=True)))
+
+    def tile(self, device: str = "cpu") -> int:
+        """Samples labelled together. Sample i always takes row i % tile of its tile, so that its bits do not depend on
+        which of its neighbours are made with it."""
+        return 1 if device == "cpu" else max(1, GPU_POINTS // self.label_grid.weights.numel())
 
     def solve(self, inputs: Any) -> Any:
         """Solution u for given inputs, on this grid, in float64.
@@ -127,10 +184,10 @@ class PDE(ABC):
             got = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(inputs).__name__
             raise ValueError(
                 f"{type(self).__name__}(resolution={self.resolution}).solve expects inputs of shape "
-                f"(n, {', '.join(map(str, expected))}), got {got}."
+                f"(n, {', '.join(map(str, expected))}), got {got}; the channels are {', '.join(self.inputs)}."
             )
-        if not torch.isfinite(tensor).all():
-            raise ValueError(f"{type(self).__name__}.solve got inputs that are not finite.")
+        if tensor.is_complex() or not torch.isfinite(tensor).all():
+            raise ValueError(f"{type(self).__name__}.solve got inputs that are not finite real numbers.")
         solution, _ = self._solve(tensor.to(torch.float64))
         return solution.numpy() if isinstance(inputs, np.ndarray) else solution
 
@@ -138,9 +195,101 @@ class PDE(ABC):
         """Inputs and labels for a dataset: drawn and solved on `label_grid`, restricted to `grid`."""
         fine = self.on(self.label_grid.shape[0])
         inputs = fine.sample(n, seed, first)
-        outputs, diagnostics = fine._solve(inputs.to(device))
-        fields: dict[str, Tensor] = {}
+        tile = self.tile(device)
+        row = first % tile
+        rows = torch.zeros(max(tile, row + n), dtype=torch.int64)  # a short tile is filled up with its first sample
+        rows[row : row + n] = torch.arange(n)
+        outputs, diagnostics = fine._solve(inputs[rows].to(device))
+        outputs = outputs[row : row + n].cpu()
+        stored: dict[str, Tensor] = {}
         for names, values in ((self.inputs, inputs), (self.outputs, outputs)):
-            stored = fine.grid.resample(values.cpu(), self.grid, "strided")
-            fields |= {name: stored.select(-self.grid.ndim - 1, i) for i, name in enumerate(names)}
-        return Labels(fields, {k: v.cpu() for k, v in diagnostics.items()})
+            kept = fine.grid.resample(values, self.grid, self.restriction)
+            stored |= {name: kept.select(-self.grid.ndim - 1, i) for i, name in enumerate(names)}
+        scalars = {name: stored.pop(name).flatten(1)[:, 0] for name in self.varying}
+        return Labels(stored, {k: v[row : row + n].cpu() for k, v in diagnostics.items()}, scalars)
+
+    def label_error(self, label: Labels, seed: int, first: int, device: str = "cpu") -> Tensor:
+        """Estimated relative L2 error of labels: their distance to labels of `refined()`, extrapolated by `order`.
+
+        Args:
+            label: What `label(n, seed, first)` returned.
+            seed: The seed it was made with.
+            first: The index of its first sample.
+            device: Where to solve.
+
+        Returns:
+            `(n,)` for a steady equation; `(n, t)` frame by frame for an evolution equation, 0 at the start.
+        """
+        n = len(next(iter(label.fields.values())))
+        finer = torch.cat([
+            torch.stack([self.refined().label(1, seed, first + i, device).fields[name] for name in self.outputs], 1)
+            for i in range(n)
+        ])  # fmt: skip
+        own = torch.stack([label.fields[name] for name in self.outputs], 1)
+        weights = self.grid.weights
+        axes = tuple(range(-self.grid.ndim, 0))
+
+        def norm(values: Tensor) -> Tensor:
+            squares = (values.double() ** 2 * weights).sum(axes)
+            return squares.sum(1).sqrt()  # over channels
+
+        scale = norm(finer)
+        distance = norm(own - finer) / torch.where(scale > 0, scale, 1.0)
+        return distance / (1 - 2.0**-self.order)
+
+
+class Evolution(PDE):
+    """An equation in time. Subclasses have a field `times`; the state's channels are `outputs`.
+
+    Dataclass fields of time are written `times: "tuple[float, ...]"`: users give numbers, and read a tensor.
+    """
+
+    def __post_init__(self) -> None:
+        times = torch.as_tensor(getattr(self, "times"), dtype=torch.float64)  # noqa: B009  (a property in the base)
+        if times.ndim != 1 or len(times) < 2 or times[0] != 0 or not (times.diff() > 0).all():
+            raise ValueError(
+                f"times must start at 0 and increase, with at least two entries, got {times.tolist()}. "
+                "Write for example times=[0, 0.5, 1]."
+            )
+        if not torch.isfinite(times).all():
+            raise ValueError(f"times must be finite, got {times.tolist()}.")
+        object.__setattr__(self, "times", times)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return self.outputs + self.varying
+
+    @property
+    def varying(self) -> tuple[str, ...]:
+        return tuple(name for name in self.ranged if isinstance(getattr(self, name), tuple))
+
+    ranged: ClassVar[tuple[str, ...]] = ()
+    """Parameters that may be given as a range (low, high), from which each sample draws its own log-uniformly."""
+
+    def _with_parameters(self, state: Tensor, seed: int, first: int) -> Tensor:
+        """The sampled state `(n, c, *x)` with a constant channel for every parameter drawn per sample."""
+        channels = [state]
+        for name in self.varying:
+            low, high = getattr(self, name)
+            values = torch.empty(len(state), dtype=torch.float64)
+            for i in range(len(state)):
+                u = np.random.Generator(np.random.Philox(seed_key(f"{self.equation} {name}", seed, first + i))).random()
+                values[i] = low * (high / low) ** u
+            channels.append(values.view(-1, *(1 for _ in state.shape[1:])).expand(-1, 1, *state.shape[2:]))
+        return torch.cat(channels, 1)
+
+    def _parameter(self, name: str, inputs: Tensor) -> Tensor:
+        """A parameter per sample, `(n,)`: from its channel of the inputs, or the same for all."""
+        if name in self.varying:
+            channel = inputs[:, self.inputs.index(name)].flatten(1)
+            if not (channel == channel[:, :1]).all():
+                raise ValueError(f"{type(self).__name__}.solve: the input channel {name} must be constant in space.")
+            return channel[:, 0]
+        return torch.full((len(inputs),), float(getattr(self, name)), dtype=torch.float64, device=inputs.device)
+
+
+def check_range(name: str, value: float | tuple[float, float], least: float = 0.0) -> None:
+    """Refuse a parameter, or a range of it, that is not above `least`."""
+    low, high = value if isinstance(value, tuple) else (value, value)
+    if not (np.isfinite(low) and np.isfinite(high) and least < low <= high):
+        raise ValueError(f"{name} must be a number above {least:g} or a range [low, high] of such, got {value}.")

@@ -23,7 +23,7 @@ from opkit.pdes.base import PDE
 from opkit.transforms import dst1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Darcy(PDE):
     """Darcy flow on the unit square, nodes including the boundary.
 
