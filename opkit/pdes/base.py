@@ -143,7 +143,7 @@ class PDE(ABC):
         return dataclasses.replace(self, resolution=resolution)  # type: ignore[type-var]
 
     def refined(self) -> "PDE":
-        """The same problem, its labels solved on a grid twice as fine (three times, on cells) and with half the step."""
+        """The same problem, its labels solved on a grid twice as fine (three times, on cells)."""
         factor = 3 if self.grid.location == "cell" else 2
         finer = self.label_grid.refine(factor).shape[0]
         return dataclasses.replace(self, label_resolution=finer)  # type: ignore[type-var]
