@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from opkit.fields import seed_key
+from opkit.fields import SPLIT_STRIDE, seed_key
 from opkit.grid import Grid, Method, Spec
 
 GPU_POINTS = 2**22
@@ -160,8 +160,8 @@ class PDE(ABC):
         return hash((type(self), json.dumps(self.parameters(), sort_keys=True)))
 
     def tile(self, device: str = "cpu") -> int:
-        """Samples labelled together. Sample i always takes row i % tile of its tile, so that its bits do not depend on
-        which of its neighbours are made with it."""
+        """Samples labelled together. Sample i of a split always takes row i % tile of its tile, so that its bits do not
+        depend on which of its neighbours are made with it."""
         return 1 if device == "cpu" else max(1, GPU_POINTS // self.label_grid.weights.numel())
 
     def solve(self, inputs: Any) -> Any:
@@ -196,7 +196,7 @@ class PDE(ABC):
         fine = self.on(self.label_grid.shape[0])
         inputs = fine.sample(n, seed, first)
         tile = self.tile(device)
-        row = first % tile
+        row = first % SPLIT_STRIDE % tile  # counted within the split, as shards are
         rows = torch.zeros(max(tile, row + n), dtype=torch.int64)  # a short tile is filled up with its first sample
         rows[row : row + n] = torch.arange(n)
         outputs, diagnostics = fine._solve(inputs[rows].to(device))
