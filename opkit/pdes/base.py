@@ -191,11 +191,19 @@ class PDE(ABC):
         solution, _ = self._solve(tensor.to(torch.float64))
         return solution.numpy() if isinstance(inputs, np.ndarray) else solution
 
-    def label(self, n: int, seed: int, first: int, device: str = "cpu") -> Labels:
-        """Inputs and labels for a dataset: drawn and solved on `label_grid`, restricted to `grid`."""
+    def label(self, n: int, seed: int, first: int, device: str = "cpu", tile: int | None = None) -> Labels:
+        """Inputs and labels for a dataset: drawn and solved on `label_grid`, restricted to `grid`.
+
+        Args:
+            n: How many; they must not cross a multiple of `tile`.
+            seed: Seed of the whole set.
+            first: Index of the first one.
+            device: Where to solve.
+            tile: Samples solved together; None means `tile(device)`. A short tile is filled up.
+        """
         fine = self.on(self.label_grid.shape[0])
         inputs = fine.sample(n, seed, first)
-        tile = self.tile(device)
+        tile = tile or self.tile(device)
         row = first % SPLIT_STRIDE % tile  # counted within the split, as shards are
         rows = torch.zeros(max(tile, row + n), dtype=torch.int64)  # a short tile is filled up with its first sample
         rows[row : row + n] = torch.arange(n)
@@ -222,7 +230,7 @@ class PDE(ABC):
         """
         n = len(next(iter(label.fields.values())))
         finer = torch.cat([
-            torch.stack([self.refined().label(1, seed, first + i, device).fields[name] for name in self.outputs], 1)
+            torch.stack([self.refined().label(1, seed, first + i, device, 1).fields[name] for name in self.outputs], 1)
             for i in range(n)
         ])  # fmt: skip
         own = torch.stack([label.fields[name] for name in self.outputs], 1)
