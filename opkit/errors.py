@@ -27,3 +27,22 @@ class GateError(OpkitError):
     """A result that does not meet the `gate` asked for."""
 
     exit_code = 3
+
+
+class SolverError(OpkitError, ArithmeticError):
+    """A solver did not reach an answer it can stand behind."""
+
+
+class UnresolvedError(SolverError, ValueError):
+    """A grid too coarse for the solution on it."""
+
+
+class Preempted(KeyboardInterrupt):
+    """SIGTERM or SIGUSR1 asked for the machine back. Like Ctrl-C, no `except Exception` may swallow it."""
+
+    exit_code = 75
+
+    def __init__(self, signal: str):
+        super().__init__(
+            f"stopped by {signal}; what was finished is kept, and the same command continues where this one ended"
+        )

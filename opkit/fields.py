@@ -29,6 +29,8 @@ from opkit.grid import Grid
 Boundary = Literal["periodic", "neumann", "dirichlet"]
 SPLITS = ("train", "val", "test")
 SPLIT_STRIDE = 2**32
+FFT_FROM = 2**16
+"""Points times wavenumbers of an axis from which a periodic series is summed by FFT."""
 
 
 def first_index(split: str) -> int:
@@ -108,12 +110,15 @@ class GRF:
         return torch.from_numpy(coefficients.reshape(std.shape) * std)
 
     def evaluate(self, coefficients: Float[Tensor, "*k"], grid: Grid) -> Float[Tensor, "*x"]:
-        """Sum of the series at the points of `grid`, one matrix product per axis."""
+        """Sum of the series at the points of `grid`: one matrix product, or FFT where it is long, per axis."""
         if grid.ndim != self.ndim or set(grid.lengths) != {self.length}:
             raise ValueError(f"{self} cannot be evaluated on {grid}: number of axes or edge length differ.")
         values = coefficients
-        for i in range(self.ndim):
-            basis = _basis(self.boundary, self.modes, self.length, grid.shape[i], grid.location)
+        for i, n in enumerate(grid.shape):
+            if grid.location == self.boundary == "periodic" and 2 * self.modes < n and n * self.modes > FFT_FROM:
+                values = _periodic_series(values, self.modes, self.length, n)
+                continue
+            basis = _basis(self.boundary, self.modes, self.length, n, grid.location)
             values = torch.tensordot(values, basis, dims=([0], [1]))  # consumes axis 0, appends the points last
         return values
 
@@ -176,3 +181,12 @@ def _basis(boundary: Boundary, modes: int, length: float, n: int, location: str)
     if boundary == "dirichlet":
         return columns
     return torch.cat([torch.full((n, 1), 1 / math.sqrt(length), dtype=torch.float64), columns], dim=1)
+
+
+def _periodic_series(values: Tensor, modes: int, length: float, n: int) -> Tensor:
+    """The series along axis 0 of `values` at n > 2 modes periodic points, appended as the last axis."""
+    cosines, sines = values[1::2].movedim(0, -1), values[2::2].movedim(0, -1)
+    spectrum = torch.zeros(*cosines.shape[:-1], n // 2 + 1, dtype=torch.complex128)
+    spectrum[..., 0] = values[0] / math.sqrt(length)
+    spectrum[..., 1 : modes + 1] = torch.complex(cosines, -sines) * math.sqrt(1 / (2 * length))
+    return torch.fft.irfft(spectrum, n=n, norm="forward")

@@ -1,6 +1,8 @@
 """Equations, one file each: a distribution over inputs, a grid, a solver."""
 
-from opkit.pdes.base import PDE, Labels
+from opkit.pdes.base import PDE, Evolution, Labels
+from opkit.pdes.burgers import Burgers
 from opkit.pdes.darcy import Darcy
+from opkit.pdes.navier_stokes import NavierStokes
 
-__all__ = ["PDE", "Darcy", "Labels"]
+__all__ = ["PDE", "Burgers", "Darcy", "Evolution", "Labels", "NavierStokes"]
