@@ -13,14 +13,16 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import opkit
-from opkit.errors import ConfigError, OpkitError
+from opkit.errors import ConfigError, OpkitError, Preempted
 from opkit.registry import Kind, config_folder, names, read, read_yaml, suggest, tuples
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
+
+    from opkit.store import Dataset
 
 VERBS = {
     "generate": "make the data of a PDE",
@@ -34,6 +36,7 @@ CHOICES: tuple[Kind, ...] = ("pde", "model", "preset")
 FLAGS = ("help", "print_config", "resume")
 SECTIONS = {
     "pde", "model", "data", "optim", "trainer", "evaluation", "seed", "run_dir", "workers", "compile", "gate",
+    "device", "launcher", "scheduler",
 }  # fmt: skip
 """Everything a configuration file may speak of; each verb takes some of it."""
 SYNONYMS = {
@@ -68,6 +71,8 @@ def main(argv: list[str] | None = None) -> int:
         return _COMMANDS[verb](argv[1:])
     except OpkitError as problem:
         return _complain(str(problem), problem.exit_code, verb)
+    except Preempted as stop:
+        return _complain(str(stop), stop.exit_code, verb)
     except KeyboardInterrupt:
         return _complain("interrupted; what was finished is kept", 130, verb)
     except BrokenPipeError:
@@ -296,6 +301,13 @@ def _plain(value: Any) -> Any:
 
 
 def _generate(argv: list[str]) -> int:
+    from opkit.signals import preemptible
+
+    with preemptible():
+        return _generate_data(argv)
+
+
+def _generate_data(argv: list[str]) -> int:
     request = Request(argv, (*FLAGS, "help"))
     request.no_positional()
     if "help" in request.flags and "pde" not in request.names:
@@ -309,6 +321,19 @@ def _generate(argv: list[str]) -> int:
     parser.add_class_arguments(Data, "data")
     parser.add_class_arguments(Evaluation, "evaluation")
     parser.add_argument("--workers", type=int | None, default=None, help="Processes; null means one per core.")
+    parser.add_argument(
+        "--device", type=str, default="auto",
+        help="Where to solve: cpu, cuda (one process per GPU), cuda:1, ...; auto: cpu.",
+    )  # fmt: skip
+    parser.add_argument(
+        "--launcher", type=Literal["auto", "local", "dask", "slurm", "torchrun"], default="auto",
+        help="What makes the shards: a pool on this machine, Dask, or this rank of a SLURM or torchrun job; auto: what "
+        "started this process.",
+    )  # fmt: skip
+    parser.add_argument(
+        "--scheduler", type=str | None, default=None,
+        help="Address of a Dask scheduler, tcp://host:8786; null starts workers on this machine.",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int | None, default=None, help="Short for data.seed.")
     if _finish("generate", request, parser, settings, f"Settings with --pde {chosen['pde']}:\n"):
         return 0
@@ -328,16 +353,34 @@ def _generate(argv: list[str]) -> int:
     evaluation = _construct("evaluation", Evaluation, tuples(config["evaluation"]))
     workers = _workers(config["workers"])
     from opkit.evaluation.protocol import fine_resolutions
-    from opkit.generate import ensure
+    from opkit.launch import launch
+    from opkit.store import Dataset, data_root
 
+    device = "cpu" if config["device"] == "auto" else _device(config["device"])
     finest = pde.on(max(fine_resolutions(pde, evaluation)))
     wanted = [(pde, s, getattr(data, s)) for s in ("train", "val", "test")]
-    for problem, split, count in [*wanted, (finest, "test", min(data.test_fine, data.test))]:
-        stored = ensure(problem, split, count, data.seed, workers)
-        stored.verify(count)
-        grid = " x ".join(map(str, problem.grid.shape))
-        print(f"{split:<5} {count:>6} samples on {grid}: {stored.folder}")
+    with launch(config["launcher"], config["scheduler"], workers, device) as run:
+        for problem, split, count in [*wanted, (finest, "test", min(data.test_fine, data.test))]:
+            stored = Dataset(problem, split, data.seed, data_root())
+            remaining = run.make(stored, count)
+            grid = " x ".join(map(str, problem.grid.shape))
+            line = f"{split:<5} {count:>6} samples on {grid}: {stored.folder}"
+            if remaining:
+                print(f"{line}: {remaining} still to be made by ranks other than {run.rank.number} of {run.rank.count}")
+                continue
+            stored.verify(count)
+            print(line)
+            print(f"      {_label_error_line(stored, count)}")
     return 0
+
+
+def _label_error_line(stored: "Dataset", count: int) -> str:
+    errors = stored.label_error(count)
+    if not len(errors):
+        return f"label error unknown: {stored.no_label_error(count)}"
+    worst = errors.flatten(1).max(1).values if errors.ndim > 1 else errors
+    where = " in its worst frame" if errors.ndim > 1 else ""
+    return f"label error about {worst.mean():.1e}{where} ({len(errors)} of {count} samples solved on a refined grid)"
 
 
 def _train(argv: list[str]) -> int:

@@ -3,20 +3,29 @@
 import hashlib
 import json
 import os
+import re
 import shutil
+import socket
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from opkit.errors import OpkitError
 
+LEFTOVER = re.compile(r"\.tmp-(?:([0-9a-f]{8})-(\d+)-)?[0-9a-f]+$")
+"""How temporary names end: the machine and process that write, and a random part."""
+LEFTOVER_AGE = 86_400.0
+"""Seconds after which a temporary file has no writer, whatever its name."""
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write to; on success it becomes `path`, on failure nothing is left behind."""
-    temporary = path.with_name(f"{path.name}.tmp-{uuid.uuid4().hex[:12]}")
+    temporary = path.with_name(f"{path.name}.tmp-{_machine()}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -49,6 +58,44 @@ def whole_folder(path: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove temporary files in `folder` whose writer was killed: it ran here and is gone, or the file is a day old.
+
+    A process number says nothing on another machine of a cluster, so files from there are left until they are old.
+    """
+    for path in folder.glob("*.tmp-*"):
+        if (match := LEFTOVER.search(path.name)) is None:
+            continue
+        try:
+            old = time.time() - path.stat().st_mtime > LEFTOVER_AGE
+            if path.is_file() and (old or (match[1] == _machine() and not _runs(int(match[2])))):
+                path.unlink()
+        except OSError:  # renamed or removed meanwhile
+            continue
+
+
+@lru_cache
+def _machine() -> str:
+    """Where process numbers mean what they mean here: this host since it started, and this container on it."""
+    parts = [socket.gethostname()]
+    for read in (lambda: Path("/proc/sys/kernel/random/boot_id").read_text(), lambda: os.readlink("/proc/self/ns/pid")):
+        try:
+            parts.append(read())
+        except OSError:
+            continue
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def sync_folder(folder: Path) -> None:

@@ -12,6 +12,8 @@
     /t0_fields/<name>      (n, *x) steady, (n, t, *x) evolution; float32, one sample per chunk, Fletcher-32 checksums
     /sample/index, seed    int64 per sample; what `PDE.sample` needs to draw it again
     /sample/<diagnostic>   figures of the solver per sample, such as `residual`
+    /label_error/index     samples that were also solved on a refined problem, every 50th of a split; @unavailable
+    /label_error/rel_l2    and how far their labels are from it: (m,) steady, (m, t) evolution
 
 The key is a hash of the equation, its parameters and the seed, so data made with other parameters lie elsewhere. A
 shard is written under a temporary name, synced and renamed: a final name means a whole, immutable file. Nothing that
@@ -19,9 +21,12 @@ varies between runs goes inside, so the same samples give the same arrays whoeve
 """
 
 import json
+import math
 import os
 import re
+from collections import OrderedDict
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,11 +45,20 @@ if TYPE_CHECKING:
 
     from opkit.pdes import PDE, Labels
 
-SCHEMA = "1.0"
+SCHEMA = "1.1"
 SHARD = 50
-"""Samples per shard. Shards begin at multiples of it; the last one of a split may be shorter."""
+"""Samples per shard, fewer where they are large: see `Dataset.shard_size`."""
+SHARD_BYTES = 2**26
+"""Bytes of fields per shard, about: what is lost when a writer is killed, and held in memory to be written."""
+CHUNK_BYTES = 2**20
+"""Largest chunk, read as a whole: less than HDF5's own chunk cache, and enough to make its overhead small."""
 COMPRESS_ABOVE = 2**18
-"""Bytes of one sample's field above which chunks are deflated: large fields are read one at a time, not in a loop."""
+"""Bytes of a steady field above which it is deflated. Trajectories never are: they hardly shrink, and reading a random
+one in a training loop would take a hundred times as long."""
+LABEL_CHECK_EVERY = 50
+"""Every how many samples of a split one is also solved on a refined problem."""
+OPEN_SHARDS = 128
+"""Shards a process keeps open for random reads: opening one takes longer than reading a sample."""
 CONFIG_JSON = re.compile(rb'\{"equation": [^\0]*?"seed": \d+\}')
 """The attribute config_json as it stands in a shard's bytes; its keys are sorted."""
 SHARD_NAME = re.compile(r"samples-(\d{6,})-(\d{6,})\.h5")
@@ -53,6 +67,21 @@ SHARD_NAME = re.compile(r"samples-(\d{6,})-(\d{6,})\.h5")
 def data_root() -> Path:
     """Where data live: $OPKIT_DATA, else datasets/data below the working directory."""
     return Path(os.environ.get("OPKIT_DATA") or "datasets/data")
+
+
+@dataclass(frozen=True)
+class LabelError:
+    """Estimated error of some labels, by solving the refined problem.
+
+    Args:
+        index: Public indices of the samples.
+        values: Relative L2 error, `(m,)` or `(m, t)`.
+        unavailable: Why samples that should have an estimate have none; empty if all have one.
+    """
+
+    index: list[int]
+    values: Tensor
+    unavailable: str = ""
 
 
 @dataclass(frozen=True)
@@ -81,9 +110,20 @@ class Dataset:
             "seed": self.seed,
         }
 
-    @property
+    @cached_property
     def key(self) -> str:
         return fingerprint(self.config)
+
+    @property
+    def shard_size(self) -> int:
+        """Samples per shard: the largest divisor of 50 that keeps a shard's fields below about 64 MB. Shards begin at
+        multiples of it; the last one of a split may be shorter."""
+        sample = sum(math.prod(self._frames + self.pde.grid.shape) * 4 for _ in self.pde.fields)
+        return max(n for n in range(1, SHARD + 1) if SHARD % n == 0 and (n == 1 or n * sample <= SHARD_BYTES))
+
+    @property
+    def _frames(self) -> tuple[int, ...]:
+        return () if self.pde.times is None else (len(self.pde.times),)
 
     @property
     def folder(self) -> Path:
@@ -112,10 +152,10 @@ class Dataset:
 
     def missing(self, count: int) -> list[tuple[int, int]]:
         """Index ranges of the first `count` samples that no shard holds, cut at shard boundaries."""
-        gaps, position = [], 0
+        gaps, position, size = [], 0, self.shard_size
         for start, stop, _ in [*self.shards(), (count, count, None)]:
             while position < min(start, count):
-                end = min((position // SHARD + 1) * SHARD, start, count)
+                end = min((position // size + 1) * size, start, count)
                 gaps.append((position, end))
                 position = end
             position = max(position, stop)
@@ -123,19 +163,23 @@ class Dataset:
 
     def estimate(self, samples: int) -> int:
         """Upper estimate of the bytes that `samples` samples take on disk."""
-        channels = len(self.pde.fields)
-        frames = 1 if self.pde.times is None else len(self.pde.times)
-        points = int(np.prod(self.pde.grid.shape))
-        return samples * channels * frames * points * 4 + 50_000 * (samples // SHARD + 1)
+        shape = self._frames + self.pde.grid.shape
+        chunk = _chunk(shape, len(self._frames))
+        field = 4 * math.prod(chunk) * math.prod(-(-n // c) for n, c in zip(shape, chunk, strict=True))
+        return samples * len(self.pde.fields) * (field + 200) + 60_000 * (samples // self.shard_size + 1)
 
-    def write(self, start: int, stop: int, labels: "Labels") -> Path:
+    def path(self, start: int, stop: int) -> Path:
+        """The shard of samples `start .. stop - 1`, present or not."""
+        return self.folder / f"samples-{start:06d}-{stop:06d}.h5"
+
+    def write(self, start: int, stop: int, labels: "Labels", error: "LabelError", device: str = "cpu") -> Path:
         """Store samples `start .. stop - 1` of the split as one shard."""
         import h5py
 
-        path = self.folder / f"samples-{start:06d}-{stop:06d}.h5"
+        path = self.path(start, stop)
         # Built in memory: HDF5 that cannot write takes the whole process down with it.
         with h5py.File(path.name, "w", driver="core", backing_store=False) as file:
-            _write(file, self, start, stop, labels)
+            _write(file, self, start, stop, labels, error, device)
             file.flush()
             image = file.id.get_file_image()
         with whole_file(path) as temporary:
@@ -145,20 +189,72 @@ class Dataset:
     def finish(self, made: list[tuple[int, int]]) -> None:
         """Derive the manifest from the shards present.
 
+        Several processes may do so at once: each looks again after it has written, so that whoever is last has seen
+        all shards.
+
         Args:
             made: Index ranges just written. Their hashes are taken now, as are those of shards no manifest lists; the
                 others keep the hash they had, so that damage to them is still noticed.
         """
-        listed = self._listed()
-        shards = []
-        for start, stop, path in self.shards():
-            entry = listed.get(path.name)
-            if entry is None or (start, stop) in made:
-                entry = {"file": path.name, "start": start, "stop": stop}
-                entry |= {"bytes": path.stat().st_size, "sha256": sha256(path)}
-            shards.append(entry)
-        content = {"key": self.key, **self.config, "split": self.split, "shards": shards}
-        write_json(self.folder / "manifest.json", content)
+        listed = {name: e for name, e in self._listed().items() if (e["start"], e["stop"]) not in made}
+        while True:
+            shards = self.shards()
+            for start, stop, path in shards:
+                if path.name not in listed:
+                    listed[path.name] = {"file": path.name, "start": start, "stop": stop} | {
+                        "bytes": path.stat().st_size,
+                        "sha256": sha256(path),
+                        "label_error": self._worst_label_errors(path),
+                    }
+            entries = [listed[path.name] for _, _, path in shards]
+            errors = [value for entry in entries for value in entry["label_error"]]
+            summary = {"samples": len(errors), "mean": None, "max": None}
+            if errors:
+                summary |= {"mean": sum(errors) / len(errors), "max": max(errors)}
+            content = {"key": self.key, **self.config, "split": self.split, "label_error": summary, "shards": entries}
+            write_json(self.folder / "manifest.json", content)
+            if list(self._listed()) == [path.name for _, _, path in self.shards()]:
+                return
+
+    def label_error(self, count: int) -> Tensor:
+        """Estimated relative L2 error of the labels themselves, of those among the first `count` samples that were also
+        solved on a refined problem: `(m,)`, or frame by frame `(m, t)` for an evolution equation, float64. m is 0 where
+        no refined problem could be solved; `no_label_error` then says why.
+
+        Raises:
+            DataError: A shard is damaged.
+        """
+        found = [torch.zeros(0, *self._frames, dtype=torch.float64)]
+        for start, _, path in self.shards():
+            if start < count:
+                index, values, _ = self._read_label_error(path)
+                found.append(values[index < first_index(self.split) + count])
+        return torch.cat(found)
+
+    def no_label_error(self, count: int) -> str:
+        """Why samples among the first `count` have no label error; empty where all that should have one do."""
+        reasons = [self._read_label_error(path)[2] for start, _, path in self.shards() if start < count]
+        return next(filter(None, reasons), "")
+
+    def _read_label_error(self, path: Path) -> tuple[Tensor, Tensor, str]:
+        """Public indices, estimates, and why some are missing."""
+        with _open(path) as file:
+            try:
+                group = file["label_error"]
+                index, values = (torch.from_numpy(group[name][:]) for name in ("index", "rel_l2"))
+                reason = str(group.attrs.get("unavailable", ""))
+            except (OSError, KeyError, TypeError, ValueError, AttributeError) as problem:
+                raise _damaged(path, f"label_error: {problem}") from None
+        if values.shape != (len(index), *self._frames) or not torch.isfinite(values).all():
+            raise _damaged(path, f"label_error/rel_l2 is not {len(index)} finite estimates")
+        return index, values, reason
+
+    def _worst_label_errors(self, path: Path) -> list[float]:
+        """Of each sample that has an estimate, that of its worst frame."""
+        try:
+            return [float(value.max()) for value in self._read_label_error(path)[1]]
+        except DataError:  # `verify` knows better what is wrong with the file
+            return []
 
     def verify(self, count: int) -> None:
         """Check that the first `count` samples are there, whole, and the ones asked for.
@@ -193,8 +289,9 @@ class Dataset:
         parts: dict[str, list[Tensor]] = {name: [] for name in names}
         for start, stop, path in self.shards():
             if start < count:
-                for name, values in read_fields(path, self.pde, slice(0, min(stop, count) - start)).items():
-                    parts[name].append(values)
+                with _open(path) as file:
+                    for name, values in _read(file, path, self.pde, slice(0, min(stop, count) - start)).items():
+                        parts[name].append(values)
         return {name: torch.cat(values) for name, values in parts.items()}
 
     def size(self) -> int:
@@ -222,7 +319,7 @@ class Dataset:
 
         content = read_json(manifest, fail)
         try:
-            keys = ("file", "start", "stop", "bytes", "sha256")
+            keys = ("file", "start", "stop", "bytes", "sha256", "label_error")
             return {entry["file"]: {key: entry[key] for key in keys} for entry in content.get("shards", [])}
         except (TypeError, KeyError):
             raise fail(f"{manifest} does not list shards as it should") from None
@@ -242,11 +339,13 @@ class Dataset:
             raise DataError(f"{path} holds other samples than its name says. Move it elsewhere and run again.")
         for name in self.pde.fields:
             field = file.get(f"t0_fields/{name}")
-            frames = () if self.pde.times is None else (len(self.pde.times),)
-            shape = (stop - start, *frames, *self.pde.grid.shape)
+            shape = (stop - start, *self._frames, *self.pde.grid.shape)
             floating = getattr(field, "dtype", None) in (np.float32, np.float64)
             if not floating or field.shape != shape:
                 raise _damaged(path, f"its field t0_fields/{name} is missing, or not floating point of shape {shape}")
+        index, values = file["label_error/index"], file["label_error/rel_l2"]
+        if values.dtype != np.float64 or values.shape != (len(index), *self._frames):
+            raise _damaged(path, "its label_error/rel_l2 is not float64 with a row for each label_error/index")
 
 
 def pair(pde: "PDE", stored: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -271,28 +370,55 @@ def pair(pde: "PDE", stored: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
 def read_fields(path: Path, pde: "PDE", rows: slice | np.ndarray) -> dict[str, Tensor]:
     """Rows of a shard: its fields and parameters drawn per sample, as float32; checksums are verified on the way.
 
+    Shards stay open in this process, the 128 last used, and are opened again where the file was replaced.
+
     Raises:
         DataError: The file is damaged, or a value is not finite.
     """
+    return _read(_kept_open(path), path, pde, rows)
+
+
+def _read(file: "h5py.File", path: Path, pde: "PDE", rows: slice | np.ndarray) -> dict[str, Tensor]:
     out = {}
     places = {name: f"t0_fields/{name}" for name in pde.fields} | {name: f"scalars/{name}" for name in pde.varying}
-    with _open(path) as file:
-        for name, place in places.items():
-            try:
-                values = torch.from_numpy(file[place][rows].astype(np.float32))
-            except (OSError, KeyError) as problem:
-                raise _damaged(path, f"field {name}: {problem}") from None
-            if not torch.isfinite(values).all():
-                raise _damaged(path, f"field {name} has values that are not finite")
-            out[name] = values
+    for name, place in places.items():
+        try:
+            values = torch.from_numpy(file[place][rows].astype(np.float32, copy=False))
+        except (OSError, KeyError) as problem:
+            raise _damaged(path, f"field {name}: {problem}") from None
+        # A sum is finite only if all terms are, and takes one pass; where huge values overflow it, look at each.
+        if not math.isfinite(values.sum()) and not torch.isfinite(values).all():
+            raise _damaged(path, f"field {name} has values that are not finite")
+        out[name] = values
     return out
+
+
+_opened: "dict[int, OrderedDict[Path, tuple[h5py.File, tuple[int, ...]]]]" = {}
+"""Open shards by process: a fork inherits its parent's handles, and must neither use nor close them."""
+
+
+def _kept_open(path: Path) -> "h5py.File":
+    files = _opened.setdefault(os.getpid(), OrderedDict())
+    try:
+        status = path.stat()
+    except OSError as problem:
+        files.pop(path, None)
+        raise _damaged(path, str(problem)) from None
+    identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    file, known = files.pop(path, (None, None))
+    if file is None or known != identity:
+        file = _open(path)
+    files[path] = (file, identity)  # last, as the one used most recently
+    if len(files) > OPEN_SHARDS:
+        files.popitem(last=False)  # closes with its last reference
+    return file
 
 
 def _open(path: Path) -> "h5py.File":
     import h5py
 
     try:
-        return h5py.File(path, "r", rdcc_nbytes=2**26)
+        return h5py.File(path, "r")
     except OSError as problem:
         raise _damaged(path, str(problem)) from None
 
@@ -310,7 +436,9 @@ def _damaged(path: Path, why: str) -> DataError:
     )
 
 
-def _write(file: "h5py.File", data: Dataset, start: int, stop: int, labels: "Labels") -> None:
+def _write(
+    file: "h5py.File", data: Dataset, start: int, stop: int, labels: "Labels", error: LabelError, device: str
+) -> None:
     pde, n = data.pde, stop - start
     base = first_index(data.split)
     parameters = _plain(pde.parameters())
@@ -327,6 +455,7 @@ def _write(file: "h5py.File", data: Dataset, start: int, stop: int, labels: "Lab
         config_json=json.dumps(data.config, sort_keys=True),
         config_key=data.key,
         opkit_version=opkit.__version__,
+        device=device.partition(":")[0],
         n_trajectories=n,
         n_spatial_dims=pde.grid.ndim,
         grid_type="cartesian",
@@ -352,11 +481,11 @@ def _write(file: "h5py.File", data: Dataset, start: int, stop: int, labels: "Lab
     fields.attrs["field_names"] = list(labels.fields)
     for name, values in labels.fields.items():
         array = values.to(torch.float32).numpy()
-        steady = array.ndim == pde.grid.ndim + 1
-        large = array[0].nbytes > COMPRESS_ABOVE
+        steady = pde.times is None
+        large = steady and array[0].nbytes > COMPRESS_ABOVE
         field = fields.create_dataset(
-            name, data=array, chunks=(1, *array.shape[1:]), fletcher32=True, track_times=False,
-            fillvalue=np.nan,  # a chunk the index has lost must not read as zeros
+            name, data=array, chunks=(1, *_chunk(array.shape[1:], 0 if steady else 1)), fletcher32=True,
+            track_times=False, fillvalue=np.nan,  # a chunk the index has lost must not read as zeros
             shuffle=large, compression="gzip" if large else None, compression_opts=1 if large else None,
         )  # fmt: skip
         field.attrs.update(dim_varying=[True] * pde.grid.ndim, sample_varying=True, time_varying=not steady)
@@ -367,7 +496,33 @@ def _write(file: "h5py.File", data: Dataset, start: int, stop: int, labels: "Lab
     _dataset(sample, "seed", torch.full((n,), data.seed))
     for name, values in labels.diagnostics.items():
         _dataset(sample, name, values)
+    group = file.create_group("label_error")
+    _dataset(group, "index", torch.tensor(error.index, dtype=torch.int64))
+    _dataset(group, "rel_l2", error.values)
+    if error.unavailable:
+        group.attrs["unavailable"] = error.unavailable
     file.attrs["complete"] = True
+
+
+def _chunk(shape: tuple[int, ...], frames: int) -> tuple[int, ...]:
+    """Shape of a chunk within one sample: as many whole frames as fit, or a part of one along its first axis.
+
+    Args:
+        shape: `(t, *x)` or `(*x)`.
+        frames: How many leading axes count frames, 1 or 0.
+    """
+    chunk = list(shape)
+    frame = 4 * math.prod(shape[frames:])
+    if frames:
+        chunk[0] = _even_part(shape[0], CHUNK_BYTES // frame)
+    chunk[frames] = _even_part(shape[frames], CHUNK_BYTES * shape[frames] // frame)
+    return tuple(chunk)
+
+
+def _even_part(n: int, limit: int) -> int:
+    """Size of the parts when n is cut into the fewest parts of at most `limit`, the last one hardly shorter."""
+    parts = -(-n // max(1, limit))
+    return -(-n // parts)
 
 
 def _write_boundaries(group: "h5py.Group", grid: Grid, axes: list[str]) -> None:
