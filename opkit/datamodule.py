@@ -28,38 +28,72 @@ Request = tuple[list[int], np.ndarray | None]
 
 
 class MemoryFields(TorchDataset):
-    """Samples as two tensors, on the host or on a GPU."""
+    """Samples as two tensors, on the host or on a GPU.
+
+    Args:
+        inputs: `(n, c, *x)`: for an evolution equation the state at the start, then constant channels.
+        targets: `(n, c, *x)`; for an evolution equation the later states, `(n, t, c, *x)`, and an item is then a step
+            from one frame to the next: item i is step i % t of sample i // t.
+    """
 
     def __init__(self, inputs: Tensor, targets: Tensor):
         self.inputs, self.targets = inputs, targets
+        self.steps = targets.shape[1] if targets.ndim > inputs.ndim else None
 
     def __len__(self) -> int:
-        return len(self.inputs)
+        return len(self.inputs) * (self.steps or 1)
 
     def __getitem__(self, request: Request) -> tuple[Tensor, Tensor]:
         indices, moves = request
-        rows = torch.as_tensor(indices, dtype=torch.int64, device=self.inputs.device)  # may be empty
-        return apply_symmetry((self.inputs[rows], self.targets[rows]), moves)
+        items = torch.as_tensor(indices, dtype=torch.int64, device=self.inputs.device)  # may be empty
+        if self.steps is None:
+            return apply_symmetry((self.inputs[items], self.targets[items]), moves)
+        rows, step = items // self.steps, items % self.steps
+        return apply_symmetry(one_step(self.inputs[rows], self.targets, rows, step), moves)
 
 
 class StoredFields(TorchDataset):
-    """Samples read from their shards as they are asked for; safe in loader processes, which open their own files."""
+    """The same, read from shards as they are asked for; safe in loader processes, which open their own files."""
 
     def __init__(self, data: Dataset, count: int):
         self.shards = [shard for shard in data.shards() if shard[0] < count]
         self.count, self.pde = count, data.pde
+        self.steps = None if data.pde.times is None else len(data.pde.times) - 1
 
     def __len__(self) -> int:
-        return self.count
+        return self.count * (self.steps or 1)
 
     def __getitem__(self, request: Request) -> tuple[Tensor, Tensor]:
         indices, moves = request
-        rows: list[dict[str, Tensor]] = []
-        for i in indices:
+        parts = []
+        for item in indices:
+            i, step = divmod(item, self.steps or 1)
             start, _, path = next(s for s in self.shards if s[0] <= i < s[1])
-            rows.append(read_fields(path, self.pde, slice(i - start, i - start + 1)))
-        fields = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
-        return apply_symmetry(pair(self.pde, fields), moves)
+            inputs, targets = pair(self.pde, read_fields(path, self.pde, slice(i - start, i - start + 1)))
+            if self.steps is not None:
+                inputs, targets = one_step(inputs, targets, torch.zeros(1, dtype=torch.int64), torch.tensor([step]))
+            parts.append((inputs, targets))
+        if not parts:  # a rank beyond the samples of a short batch
+            shape = self.pde.grid.shape
+            return torch.empty(0, len(self.pde.inputs), *shape), torch.empty(0, len(self.pde.outputs), *shape)
+        inputs, targets = (torch.cat(column) for column in zip(*parts, strict=True))
+        return apply_symmetry((inputs, targets), moves)
+
+
+def one_step(inputs: Tensor, trajectories: Tensor, rows: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+    """(frame, next frame) of evolution equations, constant channels kept.
+
+    Args:
+        inputs: First frames and constant channels of the wanted samples, `(b, c + constants, *x)`.
+        trajectories: The later frames of all samples, `(n, t, c, *x)`.
+        rows: Which samples, `(b,)`.
+        step: From which frame, `(b,)`; 0 is the first.
+    """
+    channels = trajectories.shape[2]
+    before = trajectories[rows, (step - 1).clamp_min(0)]
+    first = (step == 0).view(-1, *(1 for _ in before.shape[1:]))
+    state = torch.where(first, inputs[:, :channels], before)
+    return torch.cat([state, inputs[:, channels:]], 1), trajectories[rows, step]
 
 
 def apply_symmetry(batch: tuple[Tensor, Tensor], moves: np.ndarray | None) -> tuple[Tensor, Tensor]:
@@ -165,8 +199,8 @@ class FieldData(L.LightningDataModule):
         return self._loader("val", None, 0)
 
     def training_fields(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The training samples in natural order, in batches; for fitting statistics."""
-        for request in EpochBatches(self.settings.train, 100):
+        """The training items in natural order, in batches; for fitting statistics."""
+        for request in EpochBatches(len(self.fields["train"]), 100):
             yield self.fields["train"][request]
 
     def _loader(self, split: str, seed: int | None, symmetries: int) -> DataLoader:

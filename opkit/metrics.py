@@ -13,11 +13,11 @@ counts and reports. Averages over samples are the caller's: a mean of ratios, ne
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from opkit.grid import Grid
-from opkit.transforms import dst1
+from opkit.transforms import dst1, dst2
 
 
 def norm(values: Float[Tensor, "n c *x"], weights: Float[Tensor, "*x"] | None = None) -> Float[Tensor, " n"]:
@@ -80,33 +80,64 @@ def max_error(prediction: Float[Tensor, "n c *x"], truth: Float[Tensor, "n c *x"
     return _error(prediction, truth).abs().flatten(1).amax(1)
 
 
-def sine_energy(values: Float[Tensor, "n c x y"], grid: Grid) -> Float[Tensor, "n k l"]:
-    """Squared L2 norm carried by each sine mode sin(pi k x / L) sin(pi l y / L), channels summed, k, l = 1, 2, ...
+def mode_energy(values: Float[Tensor, "n c *x"], grid: Grid) -> Float[Tensor, "n *k"]:
+    """Squared L2 norm carried by each wave, channels summed: sines on node and cell grids, for fields that vanish on
+    the walls, Fourier waves on periodic ones. `wave_numbers` says which is where.
 
-    For node grids and fields that vanish on the walls; the wall values themselves are left out (`wall_energy`). Sums
-    to the squared norm of the interior: Parseval holds to round-off. A plain FFT would see a jump at the walls and
-    fake fine scales.
+    Parseval holds to round-off: the sum is the squared norm, less `wall_energy`. On walls a plain FFT would see a jump
+    and fake fine scales.
     """
-    if grid.location != "node" or grid.ndim != 2:
-        raise ValueError(f"sine_energy is for two-dimensional node grids, got {grid}.")
-    interior = values[..., 1:-1, 1:-1].to(torch.float64)
-    scale = math.prod(4 * h / (2 * (n - 1)) for h, n in zip(grid.spacing, grid.shape, strict=True))
-    return (dst1(interior, 2) ** 2).sum(1) * scale
+    values, axes = values.to(torch.float64), tuple(range(-grid.ndim, 0))
+    if grid.location == "periodic":
+        volume = math.prod(grid.lengths)
+        return torch.fft.fftn(values, dim=axes, norm="forward").abs().square().sum(1) * volume
+    if grid.location == "node":
+        inner = values
+        for axis, n in zip(axes, grid.shape, strict=True):
+            inner = inner.narrow(axis, 1, n - 2)
+        scale = math.prod(2 * h / (n - 1) for h, n in zip(grid.spacing, grid.shape, strict=True))
+        return (dst1(inner, grid.ndim) ** 2).sum(1) * scale
+    energy = (dst2(values, grid.ndim) ** 2).sum(1) * math.prod(
+        2 * h / n for h, n in zip(grid.spacing, grid.shape, strict=True)
+    )
+    for axis in axes:  # the highest wave of a cell grid has twice the norm of the others
+        energy.select(axis, -1).mul_(0.5)
+    return energy
 
 
-def wall_energy(values: Float[Tensor, "n c x y"], grid: Grid) -> Float[Tensor, " n"]:
-    """Squared L2 norm carried by the boundary nodes of a two-dimensional node grid."""
+def wave_numbers(grid: Grid) -> Float[Tensor, "d *k"]:
+    """Wavenumber along each axis of every entry of `mode_energy`, not negative: half waves per edge for sines, waves
+    per edge for Fourier."""
+    lines = []
+    for n in grid.shape:
+        if grid.location == "periodic":
+            lines.append(torch.fft.fftfreq(n, 1 / n, dtype=torch.float64).abs())
+        else:
+            lines.append(torch.arange(1, n - 1 if grid.location == "node" else n + 1, dtype=torch.float64))
+    return torch.stack(torch.meshgrid(*lines, indexing="ij"))
+
+
+def resolved_waves(grid: Grid, coarse: Grid) -> Bool[Tensor, "*k"]:
+    """Which entries of `mode_energy` on `grid` the grid `coarse` resolves along every axis."""
+    n = torch.tensor(coarse.shape, dtype=torch.float64).view(-1, *(1 for _ in grid.shape))
+    highest = {"node": n - 2, "cell": n, "periodic": (n - 1) / 2}[grid.location]
+    return (wave_numbers(grid) <= highest).all(0)
+
+
+def wall_energy(values: Float[Tensor, "n c *x"], grid: Grid) -> Float[Tensor, " n"]:
+    """Squared L2 norm carried by the boundary points of a node grid; other grids have none."""
     weights = grid.weights.clone()
-    weights[1:-1, 1:-1] = 0
+    weights[tuple(slice(1, -1) if grid.location == "node" else slice(None) for _ in grid.shape)] = 0
     return norm(values, weights) ** 2
 
 
-def shell_spectrum(energy: Float[Tensor, "n k l"]) -> Float[Tensor, "n s"]:
-    """Sum of mode energies over shells s <= |(k, l)| < s + 1, s = 1, 2, ..., up to the largest one-axis wavenumber."""
-    k, m = (torch.arange(1, size + 1, dtype=torch.float64) for size in energy.shape[1:])
-    shell = torch.sqrt(k[:, None] ** 2 + m**2).long().flatten()
-    kept = shell <= max(energy.shape[1:])
-    out = energy.new_zeros(len(energy), max(energy.shape[1:]) + 1)
+def shell_spectrum(energy: Float[Tensor, "n *k"], grid: Grid) -> Float[Tensor, "n s"]:
+    """Sum of mode energies over shells s <= |k| < s + 1, s = 1, 2, ..., up to the largest one-axis wavenumber."""
+    k = wave_numbers(grid)
+    shell = torch.sqrt((k**2).sum(0)).long().flatten()
+    top = int(k.max())
+    kept = shell <= top
+    out = energy.new_zeros(len(energy), top + 1)
     return out.index_add(1, shell[kept].to(energy.device), energy.flatten(1)[:, kept])[:, 1:]
 
 

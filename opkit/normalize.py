@@ -4,6 +4,8 @@ One mean and one standard deviation per channel, never per pixel, so that the sa
 Buffers, so they are saved, moved and exported with the model.
 """
 
+from collections.abc import Iterable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -28,10 +30,17 @@ class Normalizer(nn.Module):
         self.register_buffer("std", std)
 
     @classmethod
-    def fit(cls, values: Float[Tensor, "n c *x"]) -> "Normalizer":
-        """Statistics of the training split. A channel that never varies is only centred."""
-        wide = values.to(torch.float64).transpose(0, 1).flatten(1)
-        mean, std = wide.mean(1), wide.std(1, correction=0)
+    def fit(cls, batches: Iterable[Float[Tensor, "n c *x"]]) -> "Normalizer":
+        """Statistics of the training split, taken batch by batch. A channel that never varies is only centred."""
+        count, mean, squares = 0, torch.zeros(()), torch.zeros(())
+        for values in batches:  # Chan, Golub and LeVeque (1979): moments of parts, combined without cancellation
+            wide = values.to("cpu", torch.float64).transpose(0, 1).flatten(1)
+            n, part = wide.shape[1], wide.mean(1)
+            shift = part - mean
+            mean = mean + shift * n / (count + n)
+            squares = squares + ((wide - part[:, None]) ** 2).sum(1) + shift**2 * count * n / (count + n)
+            count += n
+        std = torch.sqrt(squares / count)
         std = torch.where(std > 1e-12 * (1 + mean.abs()), std, 1.0)
         return cls(mean.float(), std.float())
 

@@ -99,10 +99,7 @@ class Surrogate:
             ValueError: Wrong channels or number of axes, or values that are not finite.
         """
         tensor, batched = self._check(values)
-        inputs = tensor if batched else tensor[None]
-        parameter = next(self.model.parameters())
-        with torch.set_grad_enabled(torch.is_grad_enabled() and inputs.requires_grad):
-            outputs = self.model(inputs.to(parameter.device, parameter.dtype)).to(tensor.device, tensor.dtype)
+        outputs = self._apply(tensor if batched else tensor[None])
         outputs = outputs if batched else outputs[0]
         return outputs.numpy() if isinstance(values, np.ndarray) else outputs
 
@@ -110,11 +107,13 @@ class Surrogate:
         """Apply the surrogate to its own output `steps` times.
 
         Args:
-            initial: State `(b, c, *x)` or `(c, *x)` at the start.
+            initial: State `(b, c, *x)` or `(c, *x)` at the start, followed by the channels of parameters drawn per
+                sample, if the equation has any; these stay as they are.
             steps: Time steps of physics.json's `time_step` each; at least 1.
 
         Returns:
-            The frames after the initial one, `(b, steps, c, *x)` or `(steps, c, *x)`.
+            The frames after the initial one, `(b, steps, c, *x)` or `(steps, c, *x)`. A trajectory that blows up is
+            continued: its later frames are not finite.
 
         Raises:
             TypeError: The equation is steady, so there is nothing to step.
@@ -127,12 +126,21 @@ class Surrogate:
             )
         if steps < 1:
             raise ValueError(f"rollout needs steps >= 1, got {steps}.")
-        state, frames = initial, []
+        tensor, batched = self._check(initial)
+        inputs = tensor if batched else tensor[None]
+        channels = len(self.spec.outputs)
+        state, constants = inputs[:, :channels], inputs[:, channels:]
+        frames = []
         for _ in range(steps):
-            state = self(state)
+            state = self._apply(torch.cat([state, constants], 1))
             frames.append(state)
-        axis = -self.spec.grid.ndim - 2
-        return np.stack(frames, axis) if isinstance(initial, np.ndarray) else torch.stack(frames, axis)
+        path = torch.stack(frames, 1) if batched else torch.cat(frames)
+        return path.numpy() if isinstance(initial, np.ndarray) else path
+
+    def _apply(self, inputs: Tensor) -> Tensor:
+        parameter = next(self.model.parameters())
+        with torch.set_grad_enabled(torch.is_grad_enabled() and inputs.requires_grad):
+            return self.model(inputs.to(parameter.device, parameter.dtype)).to(inputs.device, inputs.dtype)
 
     def _check(self, values: Any) -> tuple[Tensor, bool]:
         if isinstance(values, np.ndarray):

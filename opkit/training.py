@@ -28,7 +28,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 import opkit
 from opkit.datamodule import FieldData
 from opkit.errors import ConfigError, RunError
-from opkit.evaluation import evaluate_surrogate, fine_resolutions
+from opkit.evaluation import evaluate_surrogate, fine_problems
 from opkit.files import write_text
 from opkit.generate import available_cores, ensure
 from opkit.models import count_parameters
@@ -89,6 +89,7 @@ def train(
     if not _is_launched_rank():
         _check_run_dir(run_dir, config, resume)
     model.check(pde.spec)
+    time_step(pde)
     _check_trainer(trainer)
 
     _quiet()
@@ -105,8 +106,8 @@ def train(
     train_set = ensure(pde, "train", data.train, data.seed, workers)
     val_set = ensure(pde, "val", data.val, data.seed, workers)
     ensure(pde, "test", data.test, data.seed, workers)
-    finest = pde.on(max(fine_resolutions(pde, evaluation)))
-    ensure(finest, "test", min(data.test_fine, data.test), data.seed, workers)
+    for problem in fine_problems(pde, evaluation):
+        ensure(problem, "test", min(data.test_fine, data.test), data.seed, workers)
 
     L.seed_everything(seed, workers=True, verbose=False)
     _keep_freed_memory()
@@ -117,11 +118,12 @@ def train(
     surrogate = _untrained(pde, model, fields, data)
     steps = loop.max_epochs * len(fields.train_dataloader()) if loop.max_epochs else 0
     compiled = _can_compile(compile, steps)
-    batch = min(data.batch_size, data.train) // loop.world_size
+    batch = min(data.batch_size, len(fields.fields["train"])) // loop.world_size
     task = SupervisedTask(surrogate.model, pde.grid, optim, batch, compiled)
     print(
-        f"{model.name} on {pde.equation}: {count_parameters(surrogate.model):,} parameters, {data.train} samples on "
-        f"{' x '.join(map(str, pde.grid.shape))}, {loop.strategy.root_device.type}"
+        f"{model.name} on {pde.equation}: {count_parameters(surrogate.model):,} parameters, {data.train} samples "
+        f"{'' if pde.times is None else f'of {len(pde.times) - 1} steps '}on {' x '.join(map(str, pde.grid.shape))}"
+        f"{' points' if pde.grid.ndim == 1 else ''}, {loop.strategy.root_device.type}"
         f"{', compiling the first step (about half a minute)' if compiled else ''}",
         file=sys.stderr,
     )
@@ -149,14 +151,13 @@ def train(
 def physics(pde: PDE, data: Data) -> dict[str, Any]:
     """Content of a bundle's physics.json: the problem, and how to make its data again."""
     train_set = Dataset(pde, "train", data.seed, Path())
-    times = pde.times
     return {
         "pde": pde.equation,
         "formula": pde.formula,
         "parameters": train_set.config["parameters"],
         "grid": {"shape": list(pde.grid.shape), "location": pde.grid.location, "length": list(pde.grid.lengths)},
         "boundary": pde.boundary,
-        "time_step": None if times is None else float(times[1] - times[0]),
+        "time_step": time_step(pde),
         "units": "dimensionless",
         "input_distribution": pde.input_law,
         "data": {
@@ -171,10 +172,26 @@ def physics(pde: PDE, data: Data) -> dict[str, Any]:
     }
 
 
+def time_step(pde: PDE) -> float | None:
+    """Time between frames, which a surrogate advances by; None where the equation is steady.
+
+    Raises:
+        ConfigError: Frames are not evenly spaced, so that no one map leads from each to the next.
+    """
+    if pde.times is None:
+        return None
+    gaps = pde.times.diff()
+    if float(gaps.max() - gaps.min()) > 1e-9 * float(gaps.max()):
+        raise ConfigError(
+            f"pde.times={pde.times.tolist()} are not evenly spaced, but a surrogate learns one step, from each "
+            "frame to the next. Give evenly spaced times."
+        )
+    return float(gaps.mean())
+
+
 def _untrained(pde: PDE, model: Architecture, fields: FieldData, data: Data) -> Surrogate:
     """The model with freshly drawn weights and normalisers fitted on the training split."""
-    inputs, targets = (torch.cat(values) for values in zip(*fields.training_fields(), strict=True))
-    normalizers = (Normalizer.fit(inputs.cpu()), Normalizer.fit(targets.cpu()))
+    normalizers = tuple(Normalizer.fit(batch[i] for batch in fields.training_fields()) for i in (0, 1))
     return Surrogate(PhysicalOperator(model.build(pde.spec), *normalizers), model, pde.spec, physics(pde, data))
 
 

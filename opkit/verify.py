@@ -44,7 +44,12 @@ def _verify_bundle(bundle: Path) -> Iterator[str]:
     pde, data = problem_of(surrogate.physics), surrogate.physics["data"]
     test = ensure(pde, "test", data["test"], data["seed"])
     inputs, truth = pair(pde, test.load(data["test"]))
-    prediction = torch.cat([surrogate(part) for part in inputs.split(16)])
+    steps = None if pde.times is None else len(pde.times) - 1
+    if steps is None:
+        prediction = torch.cat([surrogate(part) for part in inputs.split(16)])
+    else:  # one ratio per trajectory: frames count as channels
+        prediction = torch.cat([surrogate.rollout(part, steps).flatten(1, 2) for part in inputs.split(16)])
+        truth = truth.flatten(1, 2)
     value = float(metrics.rel_l2(prediction, truth, pde.grid).mean())
     deviation = abs(value / stated["value"] - 1)
     line = f"rel_l2 on {len(inputs)} test samples is {value:.6g}, metrics.json says {stated['value']:.6g}"

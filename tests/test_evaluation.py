@@ -170,9 +170,9 @@ def test_verdicts(gain, unresolved, resolved, verdict):
 
 
 def test_a_surrogate_worse_than_the_mean_is_called_so():
-    error = {"value": 0.6, "ci_low": 0.5, "ci_high": 0.7, "n": 9, "resolution": 13}
-    assert "do not use this surrogate" in accuracy_text(error, {"value": 0.5})
-    assert "do not use" not in accuracy_text(error, {"value": 0.7})
+    error = {"value": 0.6, "ci_low": 0.5, "ci_high": 0.7, "n": 9, "resolution": 13, "horizon": None}
+    assert "do not use this surrogate" in accuracy_text(error, [{"value": 0.5, "model": "mean"}], 2, [])
+    assert "do not use" not in accuracy_text(error, [{"value": 0.7, "model": "mean"}], 2, [])
 
 
 def test_report_json_keeps_the_contract(small_run):

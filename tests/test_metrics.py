@@ -77,20 +77,42 @@ def test_shapes_must_agree():
         metrics.rel_l2(torch.zeros(2, 1, 4), torch.zeros(2, 1, 5))
 
 
+@pytest.mark.parametrize("location", ["node", "cell", "periodic"])
 @pytest.mark.parametrize("n", [8, 9, 13])
-def test_sine_and_wall_energies_sum_to_the_squared_norm(n):
-    grid = Grid((n, n + 2), length=(1.0, 2.0))
-    v = torch.randn(3, 2, n, n + 2, dtype=torch.float64)
-    total = metrics.sine_energy(v, grid).sum((1, 2)) + metrics.wall_energy(v, grid)
-    torch.testing.assert_close(total, metrics.norm(v, grid.weights) ** 2, rtol=1e-12, atol=0)
+def test_mode_and_wall_energies_sum_to_the_squared_norm(n, location):
+    for shape in ((n,), (n, n + 2)):
+        grid = Grid(shape, location, length=(1.0, 2.0)[: len(shape)])
+        v = torch.randn(3, 2, *shape, dtype=torch.float64)
+        energy = metrics.mode_energy(v, grid)
+        assert metrics.wave_numbers(grid).shape == (len(shape), *energy.shape[1:])
+        total = energy.flatten(1).sum(1) + metrics.wall_energy(v, grid)
+        torch.testing.assert_close(total, metrics.norm(v, grid.weights) ** 2, rtol=1e-12, atol=0)
 
 
-def test_a_sine_has_its_energy_in_one_mode_and_one_shell():
-    grid = Grid((17, 17))
+@pytest.mark.parametrize("location", ["node", "cell"])
+def test_a_sine_has_its_energy_in_one_mode_and_one_shell(location):
+    grid = Grid((17, 17), location)
     x, y = grid.coordinates
-    energy = metrics.sine_energy((torch.sin(3 * math.pi * x) * torch.sin(4 * math.pi * y))[None, None], grid)
+    energy = metrics.mode_energy((torch.sin(3 * math.pi * x) * torch.sin(4 * math.pi * y))[None, None], grid)
     assert math.isclose(energy[0, 2, 3].item(), 0.25, rel_tol=1e-12)
     assert math.isclose(energy.sum().item(), 0.25, rel_tol=1e-12)
-    shells = metrics.shell_spectrum(energy)
-    assert shells.shape == (1, 15)
+    shells = metrics.shell_spectrum(energy, grid)
+    assert shells.shape == (1, 15 if location == "node" else 17)
     assert math.isclose(shells[0, 4].item(), 0.25, rel_tol=1e-12)  # |(3, 4)| = 5
+
+
+def test_a_wave_on_a_torus_has_its_energy_in_one_shell():
+    grid = Grid((16, 15), "periodic", 2.0)
+    x, y = grid.coordinates
+    field = torch.cos(math.pi * (3 * x - 4 * y))[None, None]
+    shells = metrics.shell_spectrum(metrics.mode_energy(field, grid), grid)
+    assert math.isclose(shells[0, 4].item(), 0.5 * 4, rel_tol=1e-12)  # half of the area 4, at |(3, -4)| = 5
+    assert abs(shells.sum().item() - 2) < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("location", "coarse", "fine", "kept"), [("node", 9, 17, 7), ("cell", 9, 27, 9), ("periodic", 8, 16, 7)]
+)
+def test_resolved_waves_are_those_a_coarse_grid_can_hold(location, coarse, fine, kept):
+    mask = metrics.resolved_waves(Grid((fine,), location), Grid((coarse,), location))
+    assert mask.sum() == kept  # sines 1..7, sines 1..9, and waves -3..3: the Nyquist wave is ambiguous

@@ -3,7 +3,7 @@ import math
 import torch
 from scipy.fft import dst
 
-from opkit.transforms import dst1
+from opkit.transforms import dst1, dst2
 
 
 def test_dst1_equals_its_sum_and_scipy():
@@ -26,3 +26,10 @@ def test_two_axes_keep_their_order():
 def test_it_is_its_own_inverse():
     x = torch.randn(11, 84, dtype=torch.float64)
     torch.testing.assert_close(dst1(dst1(x)) * 2 / 85, x)
+
+
+def test_dst2_equals_scipy_on_one_and_two_axes():
+    x = torch.randn(3, 7, 6, dtype=torch.float64)
+    torch.testing.assert_close(dst2(x), torch.from_numpy(dst(x.numpy(), type=2)) / 2)
+    both = dst(dst(x.numpy(), type=2, axis=-1), type=2, axis=-2) / 4
+    torch.testing.assert_close(dst2(x, 2), torch.from_numpy(both))

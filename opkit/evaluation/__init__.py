@@ -7,7 +7,7 @@ figures       pictures of it
 report        report.json, metrics.csv and report.html
 """
 
-from opkit.evaluation.protocol import fine_resolutions
+from opkit.evaluation.protocol import fine_problems, fine_resolutions
 from opkit.evaluation.report import check_gate, evaluate_surrogate, parse_gate
 
-__all__ = ["check_gate", "evaluate_surrogate", "fine_resolutions", "parse_gate"]
+__all__ = ["check_gate", "evaluate_surrogate", "fine_problems", "fine_resolutions", "parse_gate"]

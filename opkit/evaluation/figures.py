@@ -5,14 +5,21 @@ from typing import Any
 
 import numpy as np
 
-from opkit.evaluation.protocol import Measured
+from opkit.evaluation.protocol import Measured, Sample
+from opkit.evaluation.verdicts import size
+from opkit.grid import Grid
 
-INK = {"surrogate": "#0b6e99", "interpolation": "#c8553d", "oracle": "#7a7a7a", "truth": "#222222"}
+INK = {
+    "surrogate": "#0b6e99", "interpolation": "#c8553d", "oracle": "#7a7a7a", "truth": "#222222", "mean": "#8d6a9f",
+    "persistence": "#b08900",
+}  # fmt: skip
 LABEL = {
     "surrogate": "surrogate",
     "interpolation": "coarse prediction, interpolated",
     "oracle": "true coarse solution, interpolated",
     "truth": "truth",
+    "mean": "training mean",
+    "persistence": "initial state kept",
 }
 
 
@@ -29,35 +36,93 @@ def render(draw: Any, width: float, height: float, dpi: int = 110) -> bytes:
     return buffer.getvalue()
 
 
-def samples(measured: Measured, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> bytes:
-    """Best, median and worst test sample: input, truth, prediction, error. Inputs share one scale, as errors do."""
+def samples(
+    measured: Measured, inputs: tuple[str, ...], outputs: tuple[str, ...], grid: Grid, horizon: int | None
+) -> bytes:
+    """Best, median and worst test sample: input, truth, prediction, error; of a trajectory, the last frame."""
+    when = "" if horizon is None else f" after {horizon} step{'s' if horizon > 1 else ''}"
+    if grid.ndim == 1:
+        return _lines(measured.samples, inputs[0], outputs[0], grid, when)
+    return _images(measured.samples, inputs[0], outputs[0], grid, when)
+
+
+def _caption(sample: Sample) -> str:
+    error = f"{100 * sample.error:.2f}%" if np.isfinite(sample.error) else "not finite"
+    return f"{sample.role}\nsample {sample.index}\nrel. L2 {error}"
+
+
+def _lines(rows: list[Sample], source: str, target: str, grid: Grid, when: str) -> bytes:
+    def draw(figure: Any) -> None:
+        axes = figure.subplots(len(rows), 2, squeeze=False, sharex=True, sharey="col")
+        x = grid.axis(0).numpy()
+        for row, sample in enumerate(rows):
+            left, right = axes[row]
+            left.plot(x, sample.input[0], color="#bbbbbb", lw=1.2, label=f"input {source}")
+            left.plot(x, sample.truth[0], color=INK["truth"], lw=1.6, label=f"truth {target}{when}")
+            left.plot(x, sample.prediction[0], color=INK["surrogate"], lw=1.6, ls="--", label="prediction")
+            right.plot(x, sample.prediction[0] - sample.truth[0], color=INK["interpolation"], lw=1.2)
+            right.axhline(0, color="#bbbbbb", lw=1, zorder=0)
+            left.set_ylabel(_caption(sample), fontsize=10, rotation=0, ha="right", va="center")
+        axes[0, 0].legend(frameon=False, fontsize=9)
+        axes[0, 1].set_title("error (one scale for all rows)", fontsize=10)
+        for axis in axes[-1]:
+            axis.set_xlabel("x")
+
+    return render(draw, 12, 2.2 * len(rows))
+
+
+def _images(rows: list[Sample], source: str, target: str, grid: Grid, when: str) -> bytes:
+    """Inputs share one scale, as errors do."""
 
     def draw(figure: Any) -> None:
-        rows = measured.samples
         axes = figure.subplots(len(rows), 4, squeeze=False)
         errors = [(s.prediction[0] - s.truth[0]).numpy() for s in rows]
-        limit = max(float(np.abs(e).max()) for e in errors) or 1.0
+        limit = max((float(np.abs(e[np.isfinite(e)]).max(initial=0.0)) for e in errors), default=0.0) or 1.0
         span = {"vmin": min(float(s.input[0].min()) for s in rows), "vmax": max(float(s.input[0].max()) for s in rows)}
+        extent = (0, grid.lengths[0], 0, grid.lengths[1])
         for row, (sample, error) in enumerate(zip(rows, errors, strict=True)):
             low, high = float(sample.truth[0].min()), float(sample.truth[0].max())
             panels: list[tuple[str, Any, dict[str, Any]]] = [
-                (f"input {inputs[0]}", sample.input[0], {"cmap": "cividis", **span}),
-                (f"truth {outputs[0]}", sample.truth[0], {"cmap": "viridis", "vmin": low, "vmax": high}),
-                (f"prediction {outputs[0]}", sample.prediction[0], {"cmap": "viridis", "vmin": low, "vmax": high}),
+                (f"input {source}", sample.input[0], {"cmap": "cividis", **span}),
+                (f"truth {target}{when}", sample.truth[0], {"cmap": "viridis", "vmin": low, "vmax": high}),
+                ("prediction", sample.prediction[0], {"cmap": "viridis", "vmin": low, "vmax": high}),
                 ("error (one scale for all rows)", error, {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}),
             ]
             for axis, (title, values, style) in zip(axes[row], panels, strict=True):
                 # The first spatial axis is x and runs to the right, y upwards.
-                image = axis.imshow(np.asarray(values).T, origin="lower", extent=(0, 1, 0, 1), **style)
+                image = axis.imshow(np.asarray(values).T, origin="lower", extent=extent, **style)
                 axis.set_xticks([])
                 axis.set_yticks([])
                 figure.colorbar(image, ax=axis, shrink=0.85, format="%.2g")
                 if row == 0:
                     axis.set_title(title, fontsize=10)
-            label = f"{sample.role}\nsample {sample.index}\nrel. L2 {100 * sample.error:.2f}%"
-            axes[row, 0].set_ylabel(label, fontsize=10, rotation=0, ha="right", va="center")
+            axes[row, 0].set_ylabel(_caption(sample), fontsize=10, rotation=0, ha="right", va="center")
 
-    return render(draw, 12, 2.6 * len(measured.samples))
+    return render(draw, 12, 2.6 * len(rows))
+
+
+def error_by_step(measured: Measured, label_error: float | None) -> bytes:
+    """Relative L2 error against rollout step: median and the middle four fifths of test samples, and the baselines."""
+
+    def draw(figure: Any) -> None:
+        axis = figure.subplots()
+        for name, values in measured.coarse.steps.items():
+            errors = 100 * np.where(np.isfinite(values.numpy()), values.numpy(), np.inf)
+            x = np.arange(1, errors.shape[1] + 1)
+            low, middle, high = np.quantile(errors, [0.1, 0.5, 0.9], axis=0, method="nearest")
+            axis.plot(x, middle, color=INK[name], label=LABEL[name], lw=1.8 if name == "surrogate" else 1.2)
+            if name == "surrogate":
+                axis.fill_between(x, low, high, color=INK[name], alpha=0.2, lw=0)
+        if label_error:
+            axis.axhline(100 * label_error, color="#bbbbbb", lw=1, zorder=0, label="error of the labels")
+        axis.set_yscale("log")
+        axis.yaxis.set_major_formatter(lambda v, _: f"{v:g}%")
+        axis.set_xlabel("step")
+        axis.set_ylabel("relative L2 error of the frame")
+        axis.grid(alpha=0.25)
+        axis.legend(frameon=False, fontsize=9)
+
+    return render(draw, 6.4, 4.2)
 
 
 def error_by_resolution(rows: list[dict[str, Any]], training: dict[str, Any]) -> bytes:
@@ -96,7 +161,7 @@ def error_by_resolution(rows: list[dict[str, Any]], training: dict[str, Any]) ->
     return render(draw, 6.4, 4.2)
 
 
-def spectra(measured: Measured) -> bytes:
+def spectra(measured: Measured, training: Grid) -> bytes:
     """Energy of the truth and of the errors by wavenumber, on the finest grid."""
 
     def draw(figure: Any) -> None:
@@ -106,11 +171,14 @@ def spectra(measured: Measured) -> bytes:
             energy = grid.spectra[name].numpy()
             label = LABEL[name] if name == "truth" else f"error: {LABEL[name]}"
             axis.loglog(np.arange(1, len(energy) + 1), energy, color=INK[name], label=label, lw=1.6)
-        axis.axvline(measured.coarse.resolution - 2, color="#bbbbbb", lw=1, zorder=0)
+        n = measured.coarse.resolution
+        highest = {"node": n - 2, "cell": n, "periodic": (n - 1) / 2}[training.location]
+        axis.axvline(highest, color="#bbbbbb", lw=1, zorder=0)
         top = float(grid.spectra["truth"].max())
         axis.set_ylim(bottom=max(top * 1e-14, 1e-30))
-        axis.set_xlabel("sine wavenumber (beyond the line: not resolved by the training grid)")
-        axis.set_ylabel(f"mean energy per shell, {grid.resolution} x {grid.resolution}")
+        waves = "Fourier" if training.location == "periodic" else "sine"
+        axis.set_xlabel(f"{waves} wavenumber (beyond the line: not resolved by the training grid)")
+        axis.set_ylabel(f"mean energy per shell, {size(grid.resolution, training.ndim)}")
         axis.grid(alpha=0.25)
         axis.legend(frameon=False, fontsize=9)
 
@@ -122,10 +190,12 @@ def distribution(measured: Measured) -> bytes:
 
     def draw(figure: Any) -> None:
         axis = figure.subplots()
-        errors = np.sort(100 * measured.coarse.errors["surrogate"]["rel_l2"].numpy())
+        errors = 100 * measured.coarse.errors["surrogate"]["rel_l2"].numpy()
+        errors = np.sort(errors[np.isfinite(errors)])
         axis.plot(np.arange(1, len(errors) + 1), errors, color=INK["surrogate"], marker=".", ms=4, lw=1)
-        axis.axhline(errors.mean(), color="#bbbbbb", lw=1, zorder=0)
-        axis.annotate("mean", (1, errors.mean()), va="bottom", color="#666666", fontsize=9)
+        if len(errors):
+            axis.axhline(errors.mean(), color="#bbbbbb", lw=1, zorder=0)
+            axis.annotate("mean", (1, errors.mean()), va="bottom", color="#666666", fontsize=9)
         axis.set_ylim(bottom=0)
         axis.set_xlabel("test samples, sorted")
         axis.set_ylabel("relative L2 error, %")

@@ -6,8 +6,10 @@ On every grid the surrogate is compared with
     oracle           the true solution on the training grid, interpolated: a perfect model plus interpolation
     mean             the mean of the training targets
 
-and its error e is split into scales that the training grid resolves and scales it does not (sine modes below or above
-its Nyquist wavenumber), plus the error on the walls. With B the interpolation,
+    persistence      the initial state, at all later times (evolution equations)
+
+and its error e is split into scales that the training grid resolves and scales it does not (sine or Fourier modes below
+or above its Nyquist wavenumber), plus the error on the walls. With B the interpolation,
 
     gain              1 - (||e|| / ||B - u||)^2              above 0: better than interpolating
     unresolved gain   1 - (||P_un e|| / ||P_un u||)^2        above 0: knows something of the unresolved scales
@@ -15,6 +17,9 @@ its Nyquist wavenumber), plus the error on the walls. With B the interpolation,
 with norms relative to ||u|| and averaged over samples before the ratio is taken. Norms are L2 with trapezoid weights.
 The protocol follows the criticism of zero-shot super-resolution in
 arXiv 2510.06646: without these baselines, interpolation passes for learning.
+
+An evolution equation is rolled out: the surrogate is given the first frame alone and fed its own output, for as many
+steps as the data have. Its frames then count as channels of one field, so that an error is one ratio per trajectory.
 """
 
 from collections.abc import Iterator
@@ -26,7 +31,7 @@ from torch import Tensor
 from opkit import metrics
 from opkit.errors import ConfigError
 from opkit.generate import ensure
-from opkit.grid import Grid
+from opkit.grid import Grid, Method
 from opkit.pdes import PDE
 from opkit.progress import progress
 from opkit.settings import Data, Evaluation
@@ -46,6 +51,8 @@ class Grids:
     resolution: int
     errors: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     scales: dict[str, Tensor] = field(default_factory=dict)
+    steps: dict[str, Tensor] = field(default_factory=dict)
+    """Relative L2 error frame by frame, `(n, t)`, by model; empty where the equation is steady."""
     spectra: dict[str, Tensor] = field(default_factory=dict)
     """Mean energy per wavenumber shell of the truth and of each error."""
 
@@ -70,6 +77,8 @@ class Measured:
     fine: list[Grids]
     samples: list[Sample]
     keys: dict[str, str]
+    label_error: Tensor
+    """Estimated relative L2 error of some test labels, as `Dataset.label_error` returns it."""
 
 
 def fine_resolutions(pde: PDE, evaluation: Evaluation) -> tuple[int, ...]:
@@ -93,62 +102,90 @@ def fine_resolutions(pde: PDE, evaluation: Evaluation) -> tuple[int, ...]:
     return tuple(finer) if len(finer) >= 2 else tuple(pde.grid.refine(f).shape[0] for f in (2, 4))
 
 
+def fine_problems(pde: PDE, evaluation: Evaluation) -> list[PDE]:
+    """The problems whose data hold the finer grids: the finest, and those whose points are not among its own."""
+    resolutions = fine_resolutions(pde, evaluation)
+    finest = pde.on(max(resolutions))
+    apart = [pde.on(r) for r in resolutions if not pde.on(r).grid.stride_in(finest.grid)]
+    return [finest, *apart]
+
+
 def measure(surrogate: Surrogate, pde: PDE, data: Data, evaluation: Evaluation, workers: int | None = None) -> Measured:
     """Run the protocol; makes the data it lacks."""
     resolutions = fine_resolutions(pde, evaluation)
     test_set = ensure(pde, "test", data.test, data.seed, workers)
-    inputs, truth = pair(pde, test_set.load(data.test))
+    inputs, truth = as_channels(pde, pair(pde, test_set.load(data.test)))
     mean = _training_mean(pde, data, workers)
     keys = {str(pde.resolution): test_set.key}
 
     n = min(data.test_fine, data.test)
-    fine_data = {}
+    fine_data, stored_keys = {}, {}
+    for problem in fine_problems(pde, evaluation):
+        stored = ensure(problem, "test", n, data.seed, workers)
+        stored_keys[problem] = stored.key
+        fine_data[problem] = as_channels(problem, pair(problem, stored.load(n)))
     finest = pde.on(max(resolutions))
-    for r in sorted(resolutions, reverse=True):
-        source = finest if pde.on(r).grid.stride_in(finest.grid) else pde.on(r)
-        stored = ensure(source, "test", n, data.seed, workers)
-        keys[str(r)] = stored.key
-        if source not in fine_data:
-            fine_data[source] = pair(source, stored.load(n))
 
+    steps = None if pde.times is None else len(pde.times) - 1
     with progress("evaluate", len(inputs) + n * len(resolutions), "samples") as advance:
         predictions = []
-        for rows in _batches(len(inputs), pde.grid):
-            predictions.append(surrogate(inputs[rows]))
+        for rows in _batches(len(inputs), pde.grid, steps):
+            predictions.append(_predict(surrogate, inputs[rows], steps))
             advance(len(inputs[rows]))
         prediction = torch.cat(predictions)
         coarse = Grids(pde.resolution)
-        coarse.errors["surrogate"] = _errors(prediction, truth, pde.grid)
-        coarse.errors["mean"] = _errors(mean.expand_as(truth), truth, pde.grid)
+        candidates = {"surrogate": prediction, "mean": mean.expand_as(truth)}
+        if steps is not None:
+            candidates["persistence"] = inputs[:, : len(pde.outputs)].repeat(1, steps, *(1 for _ in pde.grid.shape))
+            for name, values in candidates.items():
+                coarse.steps[name] = _step_errors(values, truth, pde.grid, steps)
+        coarse.errors = {name: _errors(values, truth, pde.grid) for name, values in candidates.items()}
         resolved, _, wall = _split(prediction[:n] - truth[:n], truth[:n], pde.grid, pde.grid)
         coarse.scales = {"resolved": resolved, "wall": wall}
         fine = []
         for r in resolutions:
             grid = pde.on(r).grid
             source = finest if grid.stride_in(finest.grid) else pde.on(r)
+            keys[str(r)] = stored_keys[source]
             parts = []
-            for rows in _batches(n, grid):
+            for rows in _batches(n, grid, steps):
                 a, u = (source.grid.resample(v[rows], grid, "strided") for v in fine_data[source])
-                parts.append(_fine(surrogate, a, u, prediction[:n][rows], truth[:n][rows], mean, pde.grid, grid))
+                parts.append(_fine(surrogate, a, u, prediction[:n][rows], truth[:n][rows], mean, pde.grid, grid, steps))
                 advance(len(a))
             fine.append(_join(r, parts))
 
-    order = torch.argsort(coarse.errors["surrogate"]["rel_l2"]).tolist()
+    errors = torch.nan_to_num(coarse.errors["surrogate"]["rel_l2"], nan=torch.inf)
+    order = torch.argsort(errors).tolist()
     chosen = {"best": order[0], "median": order[len(order) // 2], "worst": order[-1]}
+    last = slice(-len(pde.outputs), None)  # the last frame
     samples = [
-        Sample(role, i, float(coarse.errors["surrogate"]["rel_l2"][i]), inputs[i], truth[i], prediction[i])
-        for role, i in chosen.items()
+        Sample(role, i, float(errors[i]), inputs[i], truth[i][last], prediction[i][last]) for role, i in chosen.items()
     ]
-    return Measured(coarse, fine, samples, keys)
+    return Measured(coarse, fine, samples, keys, test_set.label_error(data.test))
+
+
+def as_channels(pde: PDE, fields: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """(inputs, targets) with the frames of trajectories laid out as channels, `(n, t * c, *x)`."""
+    inputs, targets = fields
+    return inputs, targets if pde.times is None else targets.flatten(1, 2)
+
+
+def _predict(surrogate: Surrogate, inputs: Tensor, steps: int | None) -> Tensor:
+    return surrogate(inputs) if steps is None else surrogate.rollout(inputs, steps).flatten(1, 2)
+
+
+def _step_errors(prediction: Tensor, truth: Tensor, grid: Grid, steps: int) -> Tensor:
+    frames = zip(prediction.chunk(steps, 1), truth.chunk(steps, 1), strict=True)
+    return torch.stack([metrics.rel_l2(p, u, grid) for p, u in frames], 1)
 
 
 def _training_mean(pde: PDE, data: Data, workers: int | None) -> Tensor:
-    fields = ensure(pde, "train", data.train, data.seed, workers).load(data.train)
-    return torch.stack([fields[name].double().mean(0) for name in pde.outputs]).float()
+    _, targets = as_channels(pde, pair(pde, ensure(pde, "train", data.train, data.seed, workers).load(data.train)))
+    return targets.mean(0, dtype=torch.float64).float()
 
 
-def _batches(n: int, grid: Grid) -> Iterator[slice]:
-    size = max(1, POINTS_PER_BATCH // grid.weights.numel())
+def _batches(n: int, grid: Grid, steps: int | None) -> Iterator[slice]:
+    size = max(1, POINTS_PER_BATCH // (grid.weights.numel() * (steps or 1)))
     for start in range(0, n, size):
         yield slice(start, min(n, start + size))
 
@@ -163,15 +200,15 @@ def _errors(prediction: Tensor, truth: Tensor, grid: Grid) -> dict[str, Tensor]:
 
 def _fine(
     surrogate: Surrogate, inputs: Tensor, truth: Tensor, coarse_prediction: Tensor, coarse_truth: Tensor, mean: Tensor,
-    coarse: Grid, grid: Grid,
+    coarse: Grid, grid: Grid, steps: int | None,
 ) -> Grids:  # fmt: skip
     """Figures of one batch on one finer grid."""
-    prediction = surrogate(inputs)
+    method: Method = "spectral" if grid.location == "periodic" else "cubic"
     candidates = {
-        "surrogate": prediction,
-        "interpolation": coarse.resample(coarse_prediction.double(), grid, "cubic"),
-        "oracle": coarse.resample(coarse_truth.double(), grid, "cubic"),
-        "mean": coarse.resample(mean.double(), grid, "cubic").expand_as(truth),
+        "surrogate": _predict(surrogate, inputs, steps),
+        "interpolation": coarse.resample(coarse_prediction.double(), grid, method),
+        "oracle": coarse.resample(coarse_truth.double(), grid, method),
+        "mean": coarse.resample(mean.double(), grid, method).expand_as(truth),
     }
     out = Grids(grid.shape[0], {name: _errors(v, truth, grid) for name, v in candidates.items()})
     errors = {name: v.double() - truth.double() for name, v in candidates.items()}
@@ -182,22 +219,17 @@ def _fine(
     out.scales["truth unresolved"] = unresolved_truth
     for name, values in {"truth": truth, **errors}.items():
         if name != "mean":
-            energy = metrics.shell_spectrum(metrics.sine_energy(values, grid))
+            energy = metrics.shell_spectrum(metrics.mode_energy(values, grid), grid)
             out.spectra[name] = energy.mean(0, keepdim=True).expand(len(truth), -1)
     return out
 
 
 def _split(values: Tensor, truth: Tensor, coarse: Grid, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
-    """Norms of the parts of `values` that `coarse` resolves, does not resolve, and on the walls, over ||truth||.
-
-    A grid of s nodes a side resolves the sine modes k <= s - 2, as many as it has interior nodes.
-    """
-    energy = metrics.sine_energy(values, grid)
-    limit = coarse.shape[0] - 2
-    total = energy.sum((1, 2))
-    resolved = energy[:, :limit, :limit].sum((1, 2))
+    """Norms of the parts of `values` that `coarse` resolves, does not resolve, and on the walls, over ||truth||."""
+    energy = metrics.mode_energy(values, grid).flatten(1)
+    resolved = metrics.resolved_waves(grid, coarse).flatten().to(energy.device)
     scale = metrics.norm(truth, grid.weights)
-    parts = (resolved, (total - resolved).clamp_min(0), metrics.wall_energy(values, grid))
+    parts = (energy[:, resolved].sum(1), energy[:, ~resolved].sum(1), metrics.wall_energy(values, grid))
     return tuple(p.sqrt() / scale for p in parts)  # type: ignore[return-value]
 
 
@@ -209,4 +241,4 @@ def _join(resolution: int, parts: list[Grids]) -> Grids:
     }
     scales = {name: torch.cat([p.scales[name] for p in parts]) for name in first.scales}
     spectra = {name: torch.cat([p.spectra[name] for p in parts]).mean(0) for name in first.spectra}
-    return Grids(resolution, errors, scales, spectra)
+    return Grids(resolution, errors, scales, spectra=spectra)

@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import math
 import operator
 import os
 import platform
@@ -31,8 +32,13 @@ CONVENTIONS = {
     "rel_h1": "as rel_l2 with the gradient of the bilinear interpolant added",
     "max_error": "largest absolute error of a sample, in the unit of the field; then the mean over samples",
     "interval": "95%, BCa bootstrap over samples",
-    "resolved": "sine modes up to the Nyquist wavenumber of the training grid",
+    "rel_l2_step": "as rel_l2, of the frame at the horizon alone",
+    "horizon": "steps rolled out from the first frame, each from the surrogate's own output; rel_l2 is over all",
+    "label_error": "labels against labels on a refined grid and step, extrapolated by the scheme's order",
+    "resolved": "sine or Fourier modes below the Nyquist wavenumber of the training grid",
 }
+STEPS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+"""Steps whose own error is reported, besides the last."""
 GATE = re.compile(r"\s*([a-z0-9_]+)(?:@(\d+))?\s*(<=|>=|<|>)\s*([0-9.eE+-]+)\s*")
 COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 
@@ -82,6 +88,8 @@ def _report(
     surrogate: Surrogate, pde: PDE, data: Data, evaluation: Evaluation, measured: Measured, bundle: Path
 ) -> dict[str, Any]:
     unit = surrogate.physics.get("units", "")
+    horizon = None if pde.times is None else len(pde.times) - 1
+    ndim = pde.grid.ndim
 
     def estimate(values: torch.Tensor) -> Estimate:
         return mean_with_interval(values.cpu(), evaluation.resamples, evaluation.seed)
@@ -93,12 +101,19 @@ def _report(
             **figures,
             "split": "test",
             "resolution": grids.resolution,
-            "horizon": None,
+            "horizon": horizon,
             "model": model,
         }
         return out | ({"unit": unit} if name == "max_error" else {})
 
-    metrics = [record(measured.coarse, model, name) for model in ("surrogate", "mean") for name in ERRORS]
+    def step_record(model: str, step: int) -> dict[str, Any]:
+        values = asdict(estimate(measured.coarse.steps[model][:, step - 1]))
+        place = {"split": "test", "resolution": pde.resolution, "horizon": step, "model": model}
+        return {"name": "rel_l2_step", **values, **place}
+
+    metrics = [record(measured.coarse, model, name) for model in measured.coarse.errors for name in ERRORS]
+    steps = [h for h in STEPS if h < (horizon or 0)] + ([horizon] if horizon else [])
+    metrics += [step_record(model, h) for model in measured.coarse.steps for h in steps]
     for grids in measured.fine:
         metrics += [record(grids, m, name) for m in ("surrogate", "interpolation", "mean") for name in ERRORS]
     training = next(m for m in metrics if m["model"] == "surrogate")
@@ -115,11 +130,17 @@ def _report(
             scales["gain"], scales["unresolved gain"], scales["surrogate resolved"], resolved_at_training
         )
         row["scales"] = {name.replace(" ", "_"): asdict(value) for name, value in scales.items()}
-        row["text"] = verdicts.resolution_text(row, pde.resolution)
+        row["text"] = verdicts.resolution_text(row, pde.resolution, ndim)
         rows.append(row)
 
-    mean = next(m for m in metrics if m["model"] == "mean")
-    statements = [{"name": "accuracy", "verdict": "measured", "text": verdicts.accuracy_text(training, mean)}]
+    own = [m for m in metrics if m["resolution"] == pde.resolution]
+    baselines = [m for m in own if m["name"] == "rel_l2" and m["model"] != "surrogate"]
+    by_step = [m for m in own if m["name"] == "rel_l2_step" and m["model"] == "surrogate"]
+    label = _label_error(measured.label_error)
+    statements: list[dict[str, Any]] = [
+        {"name": "accuracy", "verdict": "measured", "text": verdicts.accuracy_text(training, baselines, ndim, by_step)},
+        verdicts.label_verdict(training, label),
+    ]
     statements += [
         {"name": f"super_resolution@{row['resolution']}", "verdict": row["verdict"], "text": row["text"]}
         for row in rows
@@ -129,11 +150,17 @@ def _report(
         "pde": pde.equation,
         "model": surrogate.architecture.name,
         "training_resolution": pde.resolution,
+        "training_grid": verdicts.size(pde.resolution, ndim),
+        "horizon": horizon,
+        "label_error": label,
         "verdicts": statements,
         "metrics": metrics,
         "super_resolution": rows,
         "resolved_at_training": asdict(resolved_at_training),
-        "samples": [{"role": s.role, "index": s.index, "rel_l2": s.error} for s in measured.samples],
+        "samples": [
+            {"role": s.role, "index": s.index, "rel_l2": s.error if math.isfinite(s.error) else None}
+            for s in measured.samples
+        ],
         "conventions": CONVENTIONS,
         "data": {"keys": measured.keys, "seed": data.seed, "test": data.test, "test_fine": data.test_fine},
         "weights_sha256": sha256(bundle / "model.safetensors"),
@@ -146,6 +173,15 @@ def _report(
             "threads": torch.get_num_threads(),
         },
     }
+
+
+def _label_error(values: torch.Tensor) -> dict[str, Any]:
+    """Estimated relative L2 error of the labels, over all frames of a trajectory, as the surrogate's is."""
+    if not len(values):
+        return {"value": None, "maximum": None, "n": 0, "reason": "no label could be solved on a refined grid"}
+    if values.ndim == 2:
+        values = values[:, 1:].square().mean(1).sqrt()
+    return {"value": float(values.mean()), "maximum": float(values.max()), "n": len(values), "reason": None}
 
 
 def gains(grids: Grids, evaluation: Evaluation) -> dict[str, Estimate]:
@@ -191,6 +227,14 @@ def _html(report: dict[str, Any], measured: Measured, surrogate: Surrogate) -> s
 
     spec = surrogate.spec
     training = report["metrics"][0]
+    pictures = {
+        "samples": figures.samples(measured, spec.inputs, spec.outputs, spec.grid, report["horizon"]),
+        "resolution": figures.error_by_resolution(report["super_resolution"], training),
+        "spectra": figures.spectra(measured, spec.grid),
+        "distribution": figures.distribution(measured),
+    }
+    if (report["horizon"] or 0) > 1:
+        pictures["steps"] = figures.error_by_step(measured, report["label_error"]["value"])
 
     def picture(png: bytes) -> str:
         return "data:image/png;base64," + base64.b64encode(png).decode()
@@ -206,11 +250,7 @@ def _html(report: dict[str, Any], measured: Measured, surrogate: Surrogate) -> s
         parameters=sum(p.numel() for p in surrogate.model.parameters()),
         channels=(", ".join(spec.inputs), ", ".join(spec.outputs)),
         training=training,
-        baseline=next(m for m in report["metrics"] if m["model"] == "mean"),
-        picture_samples=picture(figures.samples(measured, spec.inputs, spec.outputs)),
-        picture_resolution=picture(figures.error_by_resolution(report["super_resolution"], training)),
-        picture_spectra=picture(figures.spectra(measured)),
-        picture_distribution=picture(figures.distribution(measured)),
+        pictures={name: picture(png) for name, png in pictures.items()},
     )
 
 

@@ -14,6 +14,10 @@ SLACK = 1.1
 """How many times larger than its yardstick an error may be and still count as kept."""
 
 
+LABEL_MARGIN = 3
+"""How many times the labels' own error a surrogate's must be for the labels to be taken as the truth."""
+
+
 def super_resolution(
     gain: Estimate, unresolved_gain: Estimate, resolved: Estimate, resolved_at_training: Estimate
 ) -> str:
@@ -44,26 +48,69 @@ def interval(estimate: dict[str, Any], show: Any = percent) -> str:
     return f"95% interval {show(estimate['ci_low'])} to {show(estimate['ci_high'])}"
 
 
-def accuracy_text(error: dict[str, Any], mean: dict[str, Any]) -> str:
-    """One sentence on the error at the training grid."""
-    grid = f"{error['resolution']} x {error['resolution']}"
+def size(resolution: int, ndim: int) -> str:
+    """512 points, 85 x 85, ..."""
+    return f"{resolution} points" if ndim == 1 else " x ".join([str(resolution)] * ndim)
+
+
+def accuracy_text(
+    error: dict[str, Any], baselines: list[dict[str, Any]], ndim: int, steps: list[dict[str, Any]]
+) -> str:
+    """One sentence on the error at the training grid.
+
+    Args:
+        error: The surrogate's rel_l2.
+        baselines: The same of models that know nothing.
+        ndim: Axes of the grid.
+        steps: The surrogate's rel_l2_step, in order; empty where the equation is steady.
+    """
+    grid = size(error["resolution"], ndim)
+    over = f" over {error['horizon']} step{'s' if error['horizon'] > 1 else ''}" if error["horizon"] else ""
     if error["value"] is None:
-        return f"Accuracy on {grid}: undefined ({error['reason']})."
-    ratio = f"; predicting the training mean gives {percent(mean['value'])}" if mean["value"] else ""
-    useless = mean["value"] and error["value"] >= mean["value"]
+        return f"Accuracy on {grid}{over}: undefined ({error['reason']}): do not use this surrogate so far ahead."
+    words = {"mean": "predicting the training mean", "persistence": "keeping the initial state"}
+    known = [b for b in baselines if b["value"]]
+    compared = "; " + ", ".join(f"{words[b['model']]} gives {percent(b['value'])}" for b in known) if known else ""
+    path = ""
+    if len(steps) > 1:
+        path = f"; {percent(steps[0]['value'])} after the first step, {percent(steps[-1]['value'])} after the last"
+    useless = any(error["value"] >= b["value"] for b in known)
     return (
-        f"On {grid}, the training grid, the relative L2 error is {percent(error['value'])} "
-        f"({interval(error)}, {error['n']} test samples){ratio}."
+        f"On {grid}, the training grid, the relative L2 error{over} is {percent(error['value'])} "
+        f"({interval(error)}, {error['n']} test samples{path}){compared}."
         f"{' That is no worse: do not use this surrogate.' if useless else ''}"
     )
 
 
-def resolution_text(row: dict[str, Any], training: int) -> str:
+def label_verdict(error: dict[str, Any], label: dict[str, Any]) -> dict[str, Any]:
+    """Whether the labels are good enough to judge the surrogate by."""
+    if label["value"] is None:
+        return {
+            "name": "label_error",
+            "verdict": "unknown",
+            "text": f"The labels' own error is unknown: {label['reason']}.",
+        }
+    known = (
+        f"The labels' own discretisation error is about {percent(label['value'])} (from {label['n']} of the test "
+        "samples, solved again on a refined grid)"
+    )
+    if error["value"] is None or error["value"] > LABEL_MARGIN * label["value"]:
+        return {"name": "label_error", "verdict": "measured", "text": f"{known}, well below the surrogate's."}
+    return {
+        "name": "label_error",
+        "verdict": "below label error",
+        "text": f"{known}; the surrogate's error is within {LABEL_MARGIN:g} times that. It has learned the solver's "
+        "discretisation as much as the equation: make labels on a finer grid (pde.label_resolution) before comparing "
+        "models.",
+    }
+
+
+def resolution_text(row: dict[str, Any], training: int, ndim: int) -> str:
     """One sentence on one finer grid."""
-    grid, coarse = f"{row['resolution']} x {row['resolution']}", f"{training} x {training}"
+    grid, coarse = size(row["resolution"], ndim), size(training, ndim)
     figures = (
-        f"its error is {percent(row['surrogate']['value'])}, interpolating its {coarse} prediction gives "
-        f"{percent(row['interpolation']['value'])}, interpolating the true {coarse} solution "
+        f"its error is {percent(row['surrogate']['value'])}, interpolating its prediction on {coarse} gives "
+        f"{percent(row['interpolation']['value'])}, interpolating the true solution on {coarse} "
         f"{percent(row['oracle']['value'])}"
     )
     advice = {

@@ -264,6 +264,11 @@ class Evolution(PDE):
         object.__setattr__(self, "times", times)
 
     @property
+    def intervals(self) -> list[float]:
+        """Time from each frame to the next."""
+        return torch.as_tensor(self.times).diff().tolist()
+
+    @property
     def inputs(self) -> tuple[str, ...]:
         return self.outputs + self.varying
 

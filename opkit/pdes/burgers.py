@@ -17,9 +17,10 @@ rules on nodes fine enough to be exact to round-off. A mean flow c is taken out 
 """
 
 import dataclasses
+import itertools
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -76,7 +77,7 @@ class Burgers(Evolution):
     resolution: int = 512
     viscosity: float | tuple[float, float] = 0.1
     length: float = 2 * math.pi
-    times: "tuple[float, ...]" = (0.0, 1.0)
+    times: "tuple[float, ...]" = (0.0, 1.0)  # type: ignore[assignment]
     alpha: float = 2.0
     tau: float = 5.0
     sigma: float = 25.0
@@ -154,10 +155,10 @@ class Burgers(Evolution):
     def _complaint(self, inputs: Tensor, tail: Tensor, coarse: Tensor) -> str:
         worst = float(tail.max())
         return (
-            f"{self.resolution} points are too few for Burgers with viscosity {self.viscosity} on {int(coarse.sum())} of "
-            f"{len(inputs)} inputs: the spectrum has fallen to {worst:.1e} of its largest value where it is cut off, and "
-            f"{self.tail:g} is accepted. Raise pde.label_resolution (or pde.resolution, where you call solve), raise the "
-            "viscosity, or set pde.unresolved=refine to have the solver refine by itself."
+            f"{self.resolution} points are too few for Burgers with viscosity {self.viscosity} on {int(coarse.sum())} "
+            f"of {len(inputs)} inputs: the spectrum has fallen to {worst:.1e} of its largest value where it is cut "
+            f"off, and {self.tail:g} is accepted. Raise pde.label_resolution (or pde.resolution, where you call solve) "
+            "or the viscosity, or set pde.unresolved=refine to have the solver refine by itself."
         )
 
     def _refine(self, inputs: Tensor, rows: Tensor, solution: Tensor, diagnostics: dict[str, Tensor]) -> None:
@@ -193,7 +194,7 @@ class Burgers(Evolution):
         v = torch.view_as_real(spectrum.contiguous()).to(dtype).contiguous()
         frames, tail, steps = [inputs[:, 0]], torch.zeros(len(inputs), dtype=torch.float64, device=inputs.device), 0
         weights: tuple[float, tuple[Tensor, ...]] = (0.0, ())
-        for interval in self.times.diff().tolist():  # type: ignore[attr-defined]
+        for interval in self.intervals:
             count = math.ceil(interval / self.dt * (1 - 1e-12))
             if weights[0] != interval / count:
                 weights = (interval / count, self._weights(linear, interval / count, dtype))
@@ -213,18 +214,15 @@ class Burgers(Evolution):
 
     @staticmethod
     def _weights(linear: Tensor, dt: float, dtype: torch.dtype) -> tuple[Tensor, ...]:
-        return tuple(
-            c[..., None].expand(*c.shape, 2).to(dtype).contiguous() for c in etdrk4_coefficients(linear, dt)
-        )
+        return tuple(c[..., None].expand(*c.shape, 2).to(dtype).contiguous() for c in etdrk4_coefficients(linear, dt))
 
     def _exact(self, inputs: Tensor) -> Tensor:
         viscosity = self._parameter("viscosity", inputs)
-        times = self.times.tolist()  # type: ignore[attr-defined]
-        frames = [
-            torch.stack([cole_hopf(row, float(nu), self.length, t) for row, nu in zip(inputs[:, 0], viscosity, strict=True)])
-            for t in times[1:]
-        ]
-        return torch.stack([inputs[:, 0], *frames], 1)[:, :, None]
+        samples = list(zip(inputs[:, 0], viscosity.tolist(), strict=True))
+        frames = [inputs[:, 0]]
+        for time in itertools.accumulate(self.intervals):
+            frames.append(torch.stack([cole_hopf(row, nu, self.length, time) for row, nu in samples]))
+        return torch.stack(frames, 1)[:, :, None]
 
 
 def cole_hopf(initial: Float[Tensor, " x"], viscosity: float, length: float, time: float) -> Float[Tensor, " x"]:

@@ -83,7 +83,7 @@ class NavierStokes(Evolution):
 
     resolution: int = 64
     viscosity: float | tuple[float, float] = 1e-3
-    times: "tuple[float, ...]" = tuple(float(t) for t in range(21))
+    times: "tuple[float, ...]" = tuple(float(t) for t in range(21))  # type: ignore[assignment]
     length: float = 1.0
     forcing: Literal["fno", "kolmogorov", "none"] = "fno"
     forcing_amplitude: float | tuple[float, float] = 0.1
@@ -185,7 +185,7 @@ class NavierStokes(Evolution):
         courant = torch.zeros(len(inputs), dtype=torch.float64, device=inputs.device)
         tail = torch.zeros_like(courant)
         last = torch.zeros_like(courant)
-        for interval in self.times.diff().tolist():  # type: ignore[attr-defined]
+        for interval in self.intervals:
             state, count = flow.advance(state, interval)
             last = interval / count
             steps += count
@@ -194,7 +194,8 @@ class NavierStokes(Evolution):
             frames.append(flow.synthesise(state))
         if not all(torch.isfinite(frame).all() for frame in frames):
             raise SolverError(
-                f"The Navier-Stokes solution blew up with dt={self.dt or REFERENCE_DT:g}. Lower pde.dt, or leave it null."
+                f"The Navier-Stokes solution blew up with dt={self.dt or REFERENCE_DT:g}. Lower pde.dt, or leave it "
+                "null."
             )
         residual = flow.residual(state, last)
         diagnostics = {"residual": residual, "steps": steps, "courant": courant, "spectral_tail": tail}
@@ -317,7 +318,10 @@ class _Flow:
         spectrum = torch.view_as_real(torch.fft.fft(columns, dim=-2))
         out = torch.empty_like(state)
         rest = self._rest(state)
-        for mine, theirs in ((slice(self.rows), slice(self.rows)), (slice(self.rows, None), slice(self.n - rest, None))):
+        for mine, theirs in (
+            (slice(self.rows), slice(self.rows)),
+            (slice(self.rows, None), slice(self.n - rest, None)),
+        ):
             torch.addcmul(self.forcing[:, mine], self.weights[0][mine], spectrum[:, 0, theirs], out=out[:, mine])
             out[:, mine].addcmul_(self.weights[1][mine], spectrum[:, 1, theirs])
         return out
@@ -376,8 +380,8 @@ class _Flow:
             if count > MOST_STEPS:
                 raise SolverError(
                     f"The Navier-Stokes solution blew up: {count} steps would not do for a time of {interval:g} "
-                    f"(resolution {self.n}, viscosity {self.pde.viscosity}). Raise pde.label_resolution or the viscosity, "
-                    "or lower pde.cfl."
+                    f"(resolution {self.n}, viscosity {self.pde.viscosity}). Raise pde.label_resolution or the "
+                    "viscosity, or lower pde.cfl."
                 )
             mine = todo & (counts == count)
             rows = mine.nonzero()[:, 0]
@@ -407,7 +411,11 @@ class _Flow:
         number = self.speed(state) * interval / (self.pde.cfl * slack)
         number = torch.where(torch.isfinite(number), number, float(4 * MOST_STEPS)).clamp(1.0, 4.0 * MOST_STEPS)
         power = 2.0 ** torch.floor(torch.log2(number))
-        return torch.where(number <= power, power, torch.where(number <= 1.5 * power, 1.5 * power, 2 * power)).ceil().long()
+        return (
+            torch.where(number <= power, power, torch.where(number <= 1.5 * power, 1.5 * power, 2 * power))
+            .ceil()
+            .long()
+        )
 
     def residual(self, state: Tensor, dt: Tensor) -> Tensor:
         """Relative change of one more step when it is halved, `(n,)`: the time error made per step."""
