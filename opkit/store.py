@@ -167,7 +167,8 @@ class Dataset:
         shape = self._frames + self.pde.grid.shape
         chunk = _chunk(shape, len(self._frames))
         field = 4 * math.prod(chunk) * math.prod(-(-n // c) for n, c in zip(shape, chunk, strict=True))
-        return samples * len(self.pde.fields) * (field + 200) + 60_000 * (samples // self.shard_size + 1)
+        axes = 10 * sum(self.pde.grid.shape) + 8 * sum(self._frames)
+        return samples * len(self.pde.fields) * (field + 200) + (60_000 + axes) * (samples // self.shard_size + 1)
 
     def path(self, start: int, stop: int) -> Path:
         """The shard of samples `start .. stop - 1`, present or not."""
