@@ -18,6 +18,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import fields
+from multiprocessing import connection, resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from opkit.fields import first_index
 from opkit.files import human_bytes, remove_leftovers
 from opkit.pdes import PDE, Labels
 from opkit.progress import Advance, clock, progress
-from opkit.signals import check_preempted, preemptible
+from opkit.signals import check_preempted, held, preemptible
 from opkit.store import LABEL_CHECK_EVERY, Dataset, LabelError, data_root
 
 RETRIES = 2
@@ -282,7 +283,9 @@ class LocalPool(Pool):
                     make_shard(data, *job, self.devices[0], meter.report(slot))
             return
         context = multiprocessing.get_context("spawn")  # a fork would inherit locked thread pools and open HDF5 handles
-        shared = context.RawArray("d", 2 * len(jobs))  # without a lock: a killed worker would keep it
+        with held():  # may start the process that keeps track of shared memory
+            shared = context.RawArray("d", 2 * len(jobs))  # without a lock: a killed worker would keep it
+            resource_tracker.ensure_running()
         meter.slots = np.frombuffer(shared).reshape(len(jobs), 2)
         waiting = list(enumerate(jobs))
         attempts = [0] * len(jobs)
@@ -313,7 +316,8 @@ class LocalPool(Pool):
         try:
             while waiting or running:
                 while waiting and len(running) < workers:  # no more than run: all that are lost with a worker are known
-                    future = pool.submit(_work, data, *waiting[0])
+                    with held():  # starts a process, if there is none to spare
+                        future = pool.submit(_work, data, *waiting[0])
                     running[future] = waiting.pop(0)
                 done, _ = wait(running, timeout=0.25, return_when=FIRST_COMPLETED)
                 meter.show()
@@ -341,10 +345,6 @@ _shared: Any = None
 
 def _start_worker(shared: Any, devices: Any, parent_gone: Connection) -> None:
     global _device, _shared
-    import signal
-
-    for number in (signal.SIGINT, signal.SIGUSR1):  # sent to the whole group; the parent decides
-        signal.signal(number, signal.SIG_IGN)
     _device, _shared = devices.get(), shared
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, args=(parent_gone,), daemon=True).start()
@@ -353,7 +353,7 @@ def _start_worker(shared: Any, devices: Any, parent_gone: Connection) -> None:
 def _end_with_parent(parent_gone: Connection) -> None:
     """A killed parent cannot stop its workers; they notice, and leave. So they do when it closes its end on purpose."""
     parent = multiprocessing.parent_process()
-    multiprocessing.connection.wait([parent_gone, *([parent.sentinel] if parent else [])])
+    connection.wait([parent_gone, *([parent.sentinel] if parent else [])])
     os._exit(1)
 
 

@@ -15,7 +15,7 @@ import torch
 
 from opkit.errors import ConfigError, DataError, OpkitError
 from opkit.generate import Job, LocalPool, Meter, Pool, available_cores, make, make_shard
-from opkit.signals import check_preempted
+from opkit.signals import check_preempted, held
 from opkit.store import Dataset
 
 if TYPE_CHECKING:
@@ -264,12 +264,10 @@ def _dask_client(scheduler: str | None, workers: int | None, device: str) -> "It
         with client:
             yield client
         return
-    pool = LocalPool(workers, device)  # as many as there would be without Dask
-    with (
-        LocalCluster(
-            n_workers=pool.workers, threads_per_worker=1, processes=True, dashboard_address=None,
-            silence_logs=logging.CRITICAL, host="127.0.0.1",
-        ) as cluster,
-        Client(cluster, timeout=DASK_TIMEOUT) as client,
-    ):  # fmt: skip
+    with held():
+        cluster = LocalCluster(
+            n_workers=LocalPool(workers, device).workers, threads_per_worker=1, processes=True, host="127.0.0.1",
+            dashboard_address=None, silence_logs=logging.CRITICAL,
+        )  # fmt: skip
+    with cluster, Client(cluster, timeout=DASK_TIMEOUT) as client:
         yield client

@@ -34,6 +34,20 @@ def preemptible() -> Iterator[None]:
             _received = None
 
 
+@contextmanager
+def held() -> Iterator[None]:
+    """Hold SIGINT and SIGUSR1 back while the block runs.
+
+    Processes and threads started in it never see them: when one is sent to the whole group, as by Ctrl-C and srun, this
+    process alone decides what becomes of the others.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGUSR1))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def check_preempted() -> None:
     """Raise `Preempted` again if the first time was lost: Python drops what a handler raises inside a finalizer."""
     if _received is not None:
