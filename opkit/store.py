@@ -111,6 +111,16 @@ class Dataset:
             "seed": self.seed,
         }
 
+    @property
+    def origin(self) -> dict[str, Any]:
+        """Root attributes of a shard that say where its samples come from."""
+        return {"seed": self.seed}
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Parameters that the samples are known to have, as JSON values."""
+        return _plain(self.pde.parameters())
+
     @cached_property
     def key(self) -> str:
         return fingerprint(self.config)
@@ -454,7 +464,7 @@ def _write(
 ) -> None:
     pde, n = data.pde, stop - start
     base = first_index(data.split)
-    parameters = _plain(pde.parameters())
+    parameters = data.parameters
     numbers = {k: v for k, v in parameters.items() if isinstance(v, int | float) and not isinstance(v, bool)}
     file.attrs.update(
         opkit_schema=SCHEMA,
@@ -462,7 +472,7 @@ def _write(
         equation=pde.equation,
         formula=pde.formula,
         split=data.split,
-        seed=data.seed,
+        **data.origin,
         index_start=base + start,
         index_stop=base + stop,
         config_json=json.dumps(data.config, sort_keys=True),
@@ -506,7 +516,8 @@ def _write(
         file.create_group(f"t{rank}_fields").attrs.create("field_names", [], dtype="S1")
     sample = file.create_group("sample")
     _dataset(sample, "index", torch.arange(base + start, base + stop))
-    _dataset(sample, "seed", torch.full((n,), data.seed))
+    if "seed" in data.origin:
+        _dataset(sample, "seed", torch.full((n,), data.seed))
     for name, values in labels.diagnostics.items():
         _dataset(sample, name, values)
     group = file.create_group("label_error")
