@@ -25,6 +25,15 @@ def _fresh_seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def one_thread():
+    """As in generation: the last bits of a transform depend on how it is split over threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run directory; tests must not change it."""

@@ -226,7 +226,7 @@ class PDE(ABC):
             device: Where to solve.
 
         Returns:
-            `(n,)` for a steady equation; `(n, t)` frame by frame for an evolution equation, 0 at the start.
+            `(n,)` for a steady equation; `(n, t)` frame by frame for an evolution equation.
         """
         n = len(next(iter(label.fields.values())))
         finer = torch.cat([
@@ -249,11 +249,15 @@ class PDE(ABC):
 class Evolution(PDE):
     """An equation in time. Subclasses have a field `times`; the state's channels are `outputs`.
 
-    Dataclass fields of time are written `times: "tuple[float, ...]"`: users give numbers, and read a tensor.
+    The field is written `times: Any = (0.0, 1.0)`: users give a sequence of numbers and read a float64 tensor.
     """
 
     def __post_init__(self) -> None:
-        times = torch.as_tensor(getattr(self, "times"), dtype=torch.float64)  # noqa: B009  (a property in the base)
+        given: Any = self.times
+        try:
+            times = torch.as_tensor(given, dtype=torch.float64).clone()
+        except (TypeError, ValueError, RuntimeError):
+            raise ValueError(f"times must be a list of numbers, such as [0, 0.5, 1], got {given!r}.") from None
         if times.ndim != 1 or len(times) < 2 or times[0] != 0 or not (times.diff() > 0).all():
             raise ValueError(
                 f"times must start at 0 and increase, with at least two entries, got {times.tolist()}. "

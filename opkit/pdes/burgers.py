@@ -20,7 +20,7 @@ import dataclasses
 import itertools
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -77,7 +77,7 @@ class Burgers(Evolution):
     resolution: int = 512
     viscosity: float | tuple[float, float] = 0.1
     length: float = 2 * math.pi
-    times: "tuple[float, ...]" = (0.0, 1.0)  # type: ignore[assignment]
+    times: Any = (0.0, 1.0)
     alpha: float = 2.0
     tau: float = 5.0
     sigma: float = 25.0
