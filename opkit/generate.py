@@ -70,14 +70,13 @@ def ensure(pde: PDE, split: str, count: int, seed: int = 0, workers: int | None 
         DataError: The data cannot be written, or a process making them died again and again.
     """
     data = Dataset(pde, split, seed, data_root())
-    if data.missing(count):
-        with preemptible():
-            if _is_rank("LOCAL_RANK", "SLURM_LOCALID"):
-                _await_others(data, count)
-            jobs = data.missing(count)
-            if _is_rank("RANK", "SLURM_PROCID"):
-                jobs.reverse()  # the first rank of another machine: should the disk be shared, it starts at the end
-            make(data, jobs, LocalPool(workers, device))
+    with preemptible():
+        if data.missing(count) and _is_rank("LOCAL_RANK", "SLURM_LOCALID"):
+            _await_others(data, count)
+        jobs = data.missing(count)
+        if _is_rank("RANK", "SLURM_PROCID"):
+            jobs.reverse()  # the first rank of another machine: should the disk be shared, it starts at the end
+        make(data, jobs, LocalPool(workers, device))
     return data
 
 
@@ -94,6 +93,7 @@ def make(data: Dataset, jobs: list[Job], pool: "Pool") -> None:
         Preempted: SIGTERM or SIGUSR1 arrived. Finished shards stay.
     """
     if not jobs:
+        data.settle()
         return
     total = sum(stop - start for start, stop in jobs)
     _check_folder(data, total)

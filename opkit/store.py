@@ -20,6 +20,7 @@ shard is written under a temporary name, synced and renamed: a final name means 
 varies between runs goes inside, so the same samples give the same arrays whoever makes them.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -225,8 +226,17 @@ class Dataset:
                 summary |= {"mean": sum(errors) / len(errors), "max": max(errors)}
             content = {"key": self.key, **self.config, "split": self.split, "label_error": summary, "shards": entries}
             write_json(self.folder / "manifest.json", content)
-            if list(self._listed()) == [path.name for _, _, path in self.shards()]:
+            if self._is_settled():
                 return
+
+    def settle(self) -> None:
+        """Derive the manifest if it does not list the shards present: whoever made the last was killed before."""
+        if not self._is_settled():
+            with contextlib.suppress(OSError):  # somebody else's data, to be read only: they do without
+                self.finish([])
+
+    def _is_settled(self) -> bool:
+        return list(self._listed()) == [path.name for _, _, path in self.shards()]
 
     def label_error(self, count: int) -> Tensor:
         """Estimated relative L2 error of the labels themselves, of those among the first `count` samples that were also

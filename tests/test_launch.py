@@ -344,6 +344,17 @@ def test_killing_everything_twenty_times_leaves_no_trace(tmp_path, monkeypatch, 
     assert killed >= 15
 
 
+def test_a_run_killed_before_its_manifest_is_settled_by_the_next(root, expected):
+    assert main(["generate", *SETTINGS, f"data.train={MANY}", "workers=1"]) == 0
+    manifest = next(root.rglob("train/manifest.json"))
+    for content in (None, json.dumps({"shards": json.loads(manifest.read_text())["shards"][:-1]})):
+        manifest.unlink()
+        if content is not None:
+            manifest.write_text(content)
+        assert main(["generate", *SETTINGS, f"data.train={MANY}", "workers=1"]) == 0
+        assert hashes(root) == expected
+
+
 # Signals.
 
 
