@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import opkit
 from opkit.errors import ConfigError, OpkitError, Preempted
-from opkit.registry import Kind, config_folder, names, read, read_yaml, suggest, tuples
+from opkit.registry import Kind, config_folder, family, names, read, read_yaml, suggest, tuples
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -156,7 +156,7 @@ def _layers(request: Request, wanted: tuple[Kind, ...]) -> tuple[dict[str, str],
         if kind not in wanted:
             raise ConfigError(f"--{kind} has no meaning here.")
     pde, model = chosen.get("pde", ""), chosen.get("model", "")
-    keys = [pde.partition("-")[0], pde, model, f"{model}-{pde.partition('-')[0]}", f"{model}-{pde}"]
+    keys = [family(pde), pde, model, f"{model}-{family(pde)}", f"{model}-{pde}"]
     settings: dict[str, Any] = {}
     for layer in [read_yaml(config_folder() / "train.yaml"), *(read(k, chosen[k]) for k in CHOICES if k in chosen)]:
         cases = layer.pop("for", {})

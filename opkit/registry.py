@@ -4,7 +4,8 @@ A file in configs/pde or configs/model names its class and whatever settings dif
 
     class_path: opkit.models.fno.FNO
     model: {padding: 0.1}                     settings, sections as in `--print_config`
-    for:                                      settings for some combinations only, keyed by PDE, model or "model-pde"
+    for:                                      settings for some combinations only, keyed by PDE, its family, model,
+                                              "model-family" or "model-pde"
       burgers: {model: {n_modes: [32]}}
 
 Class paths are read from these shipped files alone, must lie in opkit, and are checked before anything is imported.
@@ -35,6 +36,11 @@ def config_folder() -> Path:
 def names(kind: Kind) -> list[str]:
     """Known names, sorted."""
     return sorted(path.stem for path in (config_folder() / kind).glob("*.yaml"))
+
+
+def family(pde: str) -> str:
+    """The problem a variant belongs to: `darcy` of `darcy-rough`, `navier_stokes` of `navier_stokes_1e-4`."""
+    return next((n for n in names("pde") if pde != n and pde.startswith((n + "-", n + "_"))), pde)
 
 
 def suggest(given: str, known: list[str]) -> str:

@@ -7,10 +7,19 @@ from opkit import registry
 from opkit.cli import main
 
 TINY = [
-    "pde.resolution=26", "pde.label_resolution=26", "data.train=4", "data.val=2", "data.test=3", "data.test_fine=2",
+    "data.train=4", "data.val=2", "data.test=3", "data.test_fine=2",
     "data.batch_size=2", "trainer.max_epochs=1", "trainer.accelerator=cpu", "evaluation.resamples=100",
     "compile=false", "workers=1",
 ]  # fmt: skip
+
+SMALL_GRID = {
+    "burgers": ["pde.resolution=64", "pde.label_resolution=128", "pde.times=[0,0.1,0.2]", "pde.unresolved=accept"],
+    "navier_stokes": [
+        "pde.resolution=32", "pde.label_resolution=32", "pde.modes=10", "pde.times=[0,0.1,0.2]",
+        "evaluation.resolutions=[48,64]",
+    ],
+}  # fmt: skip
+OTHER_GRIDS = ["pde.resolution=27", "pde.label_resolution=27"]
 
 
 @pytest.mark.parametrize("model", registry.names("model"))
@@ -31,7 +40,8 @@ def test_every_combination_resolves_and_its_model_fits_its_grid(pde, model, pres
 @pytest.mark.parametrize("pde", registry.names("pde"))
 def test_every_model_trains_on_every_pde(pde, model, tmp_path, monkeypatch):
     monkeypatch.setenv("OPKIT_DATA", str(tmp_path / "data"))
-    assert main(["train", "--pde", pde, "--model", model, *TINY, f"run_dir={tmp_path / 'run'}"]) == 0
+    settings = TINY + SMALL_GRID.get(registry.family(pde), OTHER_GRIDS)
+    assert main(["train", "--pde", pde, "--model", model, *settings, f"run_dir={tmp_path / 'run'}"]) == 0
     assert (tmp_path / "run" / "evaluation" / "report.html").is_file()
 
 
@@ -56,3 +66,17 @@ def test_trainer_arguments_opkit_keeps_to_itself_exist():
     from opkit.cli import OWN_TRAINER_ARGUMENTS
 
     assert set(inspect.signature(Trainer).parameters) >= OWN_TRAINER_ARGUMENTS
+
+
+@pytest.mark.parametrize(
+    ("pde", "expected"),
+    [
+        ("darcy", "darcy"),
+        ("darcy-rough", "darcy"),
+        ("navier_stokes", "navier_stokes"),
+        ("navier_stokes_1e-4", "navier_stokes"),
+        ("navier_stokes-decaying", "navier_stokes"),
+    ],
+)
+def test_a_variant_belongs_to_its_family(pde, expected):
+    assert registry.family(pde) == expected

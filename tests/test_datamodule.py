@@ -6,7 +6,7 @@ import torch
 
 from opkit.datamodule import EpochBatches, FieldData, MemoryFields, StoredFields, apply_symmetry
 from opkit.generate import ensure
-from opkit.pdes import Darcy
+from opkit.pdes import Burgers, Darcy
 from opkit.settings import Data
 
 PDE = Darcy(resolution=9, label_resolution=9, modes=8)
@@ -104,3 +104,24 @@ def test_splits_are_disjoint(tmp_path, monkeypatch):
             if split == other:
                 distance.fill_diagonal_(1)
             assert distance.min() > 1e-6, (split, other)
+
+
+@pytest.mark.parametrize("kind", ["memory", "disk"])
+def test_trajectories_are_learned_step_by_step(kind, tmp_path, monkeypatch):
+    """Item i is step i % t of sample i // t, with its own constant channels."""
+    monkeypatch.setenv("OPKIT_DATA", str(tmp_path))
+    pde = Burgers(resolution=32, label_resolution=32, times=(0, 0.1, 0.2, 0.3), viscosity=(0.5, 1.0), modes=4, tail=1.0)
+    train, val = ensure(pde, "train", 5, workers=1), ensure(pde, "val", 2, workers=1)
+    module = FieldData(train, val, Data(train=5, val=2, in_memory=kind == "memory"), seed=0)
+    module.setup()
+    fields = module.fields["train"]
+    assert len(fields) == 15 and len(module.fields["val"]) == 6
+    assert isinstance(fields, MemoryFields if kind == "memory" else StoredFields)
+    inputs, targets = fields[([0, 7, 14, 2], None)]
+    a = pde.sample(5)
+    u = pde.solve(a).float()
+    nu = a[:, 1:].float()
+    for row, (i, step) in enumerate([(0, 0), (2, 1), (4, 2), (0, 2)]):
+        torch.testing.assert_close(inputs[row], torch.cat([u[i, step], nu[i]]), rtol=0, atol=1e-6)
+        torch.testing.assert_close(targets[row], u[i, step + 1], rtol=0, atol=1e-6)
+    assert [len(part) for part in fields[([], None)]] == [0, 0]

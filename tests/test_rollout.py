@@ -1,0 +1,173 @@
+"""Evolution equations end to end: rollout of surrogates, evaluation of models whose answers are known, reports."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import opkit
+from opkit.cli import main
+from opkit.datamodule import MemoryFields
+from opkit.errors import ConfigError
+from opkit.evaluation.protocol import fine_problems, measure
+from opkit.evaluation.verdicts import label_verdict
+from opkit.models.base import Operator
+from opkit.normalize import Normalizer
+from opkit.pdes import Burgers, NavierStokes
+from opkit.registry import Architecture
+from opkit.settings import Data, Evaluation
+from opkit.surrogate import PhysicalOperator, Surrogate
+from opkit.training import time_step
+
+PDE = Burgers(resolution=48, label_resolution=96, modes=12, times=(0, 0.1, 0.2, 0.3), viscosity=0.2, tail=1.0)
+DATA = Data(train=6, val=2, test=6, test_fine=4)
+SETTINGS = Evaluation(resolutions=(72, 96), resamples=200)
+
+
+class Solver(Operator):
+    """The exact step of the equation, as if it had been learned."""
+
+    def __init__(self, pde, factor=1.0):
+        super().__init__()
+        self.pde = dataclasses.replace(pde, times=pde.times[:2].tolist())
+        self.factor = torch.nn.Parameter(torch.tensor(factor, dtype=torch.float64))
+
+    def forward(self, u):
+        return self.factor * self.pde.on(u.shape[-1])._solve(u)[0][:, 1]
+
+
+def surrogate_of(operator, pde):
+    plain = [Normalizer(torch.zeros(n), torch.ones(n)).double() for n in (len(pde.inputs), len(pde.outputs))]
+    physics = {"pde": pde.equation, "time_step": time_step(pde)}
+    return Surrogate(PhysicalOperator(operator, *plain), Architecture("fno"), pde.spec, physics)
+
+
+@pytest.fixture(autouse=True)
+def data(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPKIT_DATA", str(tmp_path / "data"))
+
+
+def test_the_exact_step_rolled_out_is_the_solution():
+    a = PDE.sample(3)
+    path = surrogate_of(Solver(PDE), PDE).rollout(a, 3)
+    assert path.shape == (3, 3, 1, 48)
+    torch.testing.assert_close(path, PDE.solve(a)[:, 1:], rtol=0, atol=1e-12)
+    single = surrogate_of(Solver(PDE), PDE).rollout(a[0].numpy(), 2)
+    assert isinstance(single, np.ndarray)
+    np.testing.assert_allclose(single, path[0, :2].numpy(), rtol=0, atol=1e-12)
+
+
+def test_constant_channels_stay_through_a_rollout():
+    pde = dataclasses.replace(PDE, viscosity=(0.2, 0.9))
+    a = pde.sample(3)
+    path = surrogate_of(Solver(pde), pde).rollout(a, 3)
+    assert path.shape == (3, 3, 1, 48)
+    torch.testing.assert_close(path, pde.solve(a)[:, 1:], rtol=0, atol=1e-12)
+
+
+def test_the_exact_step_has_no_error_but_the_labels_restriction(one_thread):
+    measured = measure(surrogate_of(Solver(PDE.on(96)), PDE), PDE, DATA, SETTINGS, workers=1)
+    finest = measured.fine[-1]
+    assert finest.resolution == 96 and finest.errors["surrogate"]["rel_l2"].max() < 1e-6
+    assert measured.coarse.steps["surrogate"].shape == (6, 3)
+    assert measured.label_error.shape == (1, 4)
+
+
+def test_errors_by_step_and_block_are_the_hand_computed_ones(one_thread):
+    """A model that is exact but for a factor 1.1 per step errs by 1.1^k - 1 after k of them where the map is linear: a
+    field so weak that it only diffuses."""
+    weak = dataclasses.replace(PDE, sigma=1e-9, label_resolution=48)
+    measured = measure(surrogate_of(Solver(weak, 1.1), weak), weak, DATA, Evaluation(resamples=200), workers=1)
+    expected = torch.tensor([0.1, 0.21, 0.331], dtype=torch.float64).expand(6, 3)
+    torch.testing.assert_close(measured.coarse.steps["surrogate"], expected, rtol=1e-5, atol=0)
+    block = measured.coarse.errors["surrogate"]["rel_l2"]
+    assert (block > 0.1).all() and (block < 0.331).all()
+    a = weak.sample(6, first=2 * 2**32)
+    u = weak.solve(a)
+    kept = (u[:, 1:] - u[:, :1]).flatten(1).norm(dim=1) / u[:, 1:].flatten(1).norm(dim=1)
+    torch.testing.assert_close(measured.coarse.errors["persistence"]["rel_l2"], kept, rtol=1e-5, atol=0)
+
+
+def test_a_rollout_that_explodes_is_undefined_not_a_crash():
+    class Explosive(Solver):
+        def forward(self, u):
+            return 1e30 * u * u.abs()
+
+    measured = measure(surrogate_of(Explosive(PDE), PDE), PDE, DATA, SETTINGS, workers=1)
+    assert not torch.isfinite(measured.coarse.errors["surrogate"]["rel_l2"]).any()
+    assert measured.samples[0].role == "best"
+
+
+def test_fine_grids_that_are_not_nested_are_solved_apart():
+    assert [p.resolution for p in fine_problems(PDE, SETTINGS)] == [96, 72]
+    assert [p.resolution for p in fine_problems(PDE, Evaluation(resolutions=(96, 192)))] == [192]
+
+
+@pytest.mark.parametrize(
+    ("error", "label", "verdict"),
+    [(0.01, 0.001, "measured"), (0.01, 0.005, "below label error"), (0.01, None, "unknown")],
+)
+def test_labels_that_are_no_better_than_the_model_are_called_so(error, label, verdict):
+    found = label_verdict({"value": error}, {"value": label, "n": 3, "reason": "none was refined"})
+    assert found["verdict"] == verdict
+
+
+def test_uneven_frames_cannot_be_stepped():
+    with pytest.raises(ConfigError, match="not evenly spaced"):
+        time_step(Burgers(times=(0, 0.1, 0.3)))
+
+
+def test_memory_fields_of_a_steady_problem_are_samples():
+    assert len(MemoryFields(torch.zeros(4, 1, 8), torch.zeros(4, 1, 8))) == 4
+
+
+TINY = [
+    "data.train=6", "data.val=2", "data.test=4", "data.test_fine=2", "data.batch_size=4", "trainer.max_epochs=1",
+    "trainer.accelerator=cpu", "evaluation.resamples=100", "compile=false", "workers=1", "model.width=4",
+    "model.projection_width=8",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("pde", "settings"),
+    [
+        ("burgers", ["pde.resolution=64", "pde.label_resolution=256", "model.n_modes=[8]", "pde.viscosity=[0.2,0.5]"]),
+        (
+            "navier_stokes",
+            ["pde.resolution=16", "pde.label_resolution=32", "pde.modes=5", "pde.times=[0,0.2,0.4,0.6]",
+             "model.n_modes=[8,8]", "evaluation.resolutions=[24,32]"],
+        ),
+    ],
+)  # fmt: skip
+def test_a_run_from_data_to_bundle(pde, settings, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert main(["train", "--model", "fno", "--pde", pde, *TINY, *settings, f"run_dir={run}"]) == 0
+    report = json.loads((run / "evaluation" / "report.json").read_text(), parse_constant=pytest.fail)
+    horizon = 1 if pde == "burgers" else 3
+    own = [m for m in report["metrics"] if m["resolution"] == report["training_resolution"]]
+    assert all(m["horizon"] == horizon for m in own if m["name"] == "rel_l2")
+    assert {m["horizon"] for m in own if m["name"] == "rel_l2_step"} == ({1} if horizon == 1 else {1, 2, 3})
+    assert {m["model"] for m in own} == {"surrogate", "mean", "persistence"}
+    assert report["label_error"]["value"] > 0
+    assert "Rollout" in (run / "evaluation" / "report.html").read_text() or horizon == 1
+    surrogate = opkit.load(run)
+    physics = json.loads((run / "surrogate" / "physics.json").read_text())
+    assert physics["time_step"] == pytest.approx(1.0 if pde == "burgers" else 0.2)
+    shape = (2, len(surrogate.spec.inputs), *surrogate.spec.grid.shape)
+    assert surrogate.rollout(np.random.default_rng(0).normal(size=shape), steps=4).shape[:3] == (2, 4, 1)
+    assert main(["verify", str(run)]) == 0
+    assert "confirmed" in capsys.readouterr().out
+    assert main(["evaluate", str(run), "--gate", "rel_l2<0.000001"]) == 3
+    assert Path(run / "surrogate" / "README.md").read_text().count("rel_l2_step") >= 1
+
+
+def test_a_range_of_parameters_survives_the_bundle(tmp_path):
+    """physics.json speaks JSON, which has no tuples."""
+    from opkit.registry import problem_of
+
+    pde = NavierStokes(viscosity=(1e-3, 1e-2), times=(0, 1))
+    physics = json.loads(json.dumps({"pde": "navier_stokes", "parameters": pde.parameters()}))
+    assert problem_of(physics) == pde
