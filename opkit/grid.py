@@ -101,20 +101,24 @@ class Grid:
         return total
 
     def refine(self, factor: int) -> "Grid":
-        """The grid with `factor` times as many intervals; on nodes and periodic grids it contains this one."""
+        """The grid with `factor` times as many intervals. It contains this one; on cells only if `factor` is odd, where
+        coarse centre j is fine centre `factor` j + (factor - 1) / 2."""
         shape = (factor * (n - 1) + 1 if self.location == "node" else factor * n for n in self.shape)
         return replace(self, shape=tuple(shape))
 
     def stride_in(self, fine: "Grid") -> int | None:
-        """The stride that picks this grid's points out of `fine`, or None where they are not points of it."""
+        """The stride that picks this grid's points out of `fine`, or None where they are not points of it.
+
+        Picking begins at point 0, on cells at point (stride - 1) / 2; their stride is odd.
+        """
         if (fine.location, fine.lengths, fine.ndim) != (self.location, self.lengths, self.ndim):
             return None
-        if self.location == "cell":
-            return 1 if fine.shape == self.shape else None
         gap = 1 if self.location == "node" else 0
         strides = {(m - gap) / (n - gap) for m, n in zip(fine.shape, self.shape, strict=True)}
         stride = strides.pop()
-        return int(stride) if not strides and stride == int(stride) else None
+        if strides or stride != int(stride) or (self.location == "cell" and stride % 2 == 0):
+            return None
+        return int(stride)
 
     def resample(self, values: Tensor, target: "Grid", method: Method = "auto") -> Tensor:
         """Values of a field on `target`, given its values `(..., *x)` on this grid.
@@ -139,8 +143,9 @@ class Grid:
         if method == "strided":
             if stride is None:
                 raise ValueError(f"The points of {target} are not points of {self}; use another method.")
+            start = stride // 2 if self.location == "cell" else 0
             for axis in range(-self.ndim, 0):
-                rows = torch.arange(0, values.shape[axis], stride, device=values.device)
+                rows = torch.arange(start, values.shape[axis], stride, device=values.device)
                 values = values.index_select(axis, rows) if stride > 1 else values
             return values
         if method == "spectral":

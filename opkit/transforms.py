@@ -33,3 +33,15 @@ def dst2(x: Tensor, axes: int = 1) -> Tensor:
         x = spectrum.real * torch.sin(angle) - spectrum.imag * torch.cos(angle)
         x = movedim(x, -1, -axes)
     return x
+
+
+def dst3(x: Tensor, axes: int = 1) -> Tensor:
+    """DST-III over the last `axes` axes, y_j = sum_{k=1..n} x_k sin(pi (j + 1/2) k / n): the transpose of `dst2`."""
+    for _ in range(axes):
+        n = x.shape[-1]
+        angle = math.pi / (2 * n) * torch.arange(1, n + 1, dtype=x.dtype, device=x.device)
+        spectrum = torch.complex(x * torch.sin(angle), -x * torch.cos(angle))
+        spectrum[..., :-1] /= 2  # the others stand for a pair of conjugates
+        x = fft.irfft(pad(spectrum, (1, 0)), n=2 * n, norm="forward")[..., :n]
+        x = movedim(x, -1, -axes)
+    return x

@@ -1,56 +1,76 @@
-"""Steady Darcy flow -div(a grad u) = f on the unit square, u = 0 on its boundary: learn a -> u.
+"""Steady Darcy flow -div(a grad u) = f on the unit square, u given on its boundary: learn a -> u.
 
-The coefficient follows Li et al., "Fourier Neural Operator" (ICLR 2021) and Kovachki et al. (JMLR 2023), section 6.2:
-a = 12 where g >= 0 and 3 elsewhere, g ~ N(0, (-Laplacian + 9)^-2) with Neumann walls, f = 1.
+The default follows Li et al., "Fourier Neural Operator" (ICLR 2021) and Kovachki et al. (JMLR 2023), section 6.2:
+a = 12 where w >= 0 and 3 elsewhere, w ~ N(0, (-Laplacian + 9)^-2) with Neumann walls, f = 1, u = 0 on the boundary.
 
-Discretisation: five-point flux form on nodes, coefficient on a face = harmonic mean of its two nodes (the flux through
-two layers in series; an arithmetic mean is first-order wrong at a jump). Solver: conjugate gradients preconditioned by
-the constant-coefficient Laplacian, which two sine transforms invert exactly. Its condition number is max a / min a on
-every grid, so the number of iterations does not grow with resolution (Concus and Golub, SIAM J. Numer. Anal. 10, 1973).
+A source or boundary values drawn at random are input channels too, (a, f) or (a, f, g) or (a, g), so that the solution
+stays a function of the inputs. Discretisation and solvers are those of `opkit.pdes.elliptic`.
 """
 
 import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from opkit.fields import GRF
+from opkit.fields import GRF, seed_key
 from opkit.grid import Grid
 from opkit.pdes.base import PDE
-from opkit.transforms import dst1
+from opkit.pdes.elliptic import FaceMean, Solver, WallLocation, solve_dirichlet
+
+WAVES = 6
+"""Pairs of factors of the multiscale coefficient."""
 
 
 @dataclass(frozen=True, eq=False)
 class Darcy(PDE):
-    """Darcy flow on the unit square, nodes including the boundary.
+    """Darcy flow on the unit square.
 
     Args:
-        resolution: Nodes per side n; spacing h = 1 / (n - 1).
-        coefficient: "threshold" takes two values by the sign of g; "lognormal" is exp(g).
-        values: a where g < 0 and where g >= 0, for "threshold".
-        forcing: Constant source f.
-        alpha: Exponent of g's covariance (-Laplacian + tau^2)^-alpha.
-        tau: Inverse correlation length of g.
-        sigma: Amplitude of g; without effect on "threshold".
-        mean: "keep" or "drop" the constant mode of g. Li et al. state the law with it; their generator drops it.
-        modes: Highest wavenumber of g along each axis.
+        resolution: Points per side n.
+        coefficient: "threshold" takes two values by the sign of w; "lognormal" is exp(w); "multiscale" is the product
+            over k = 1..6 of (1 + cos(c_k pi (x + y)) / 2) (1 + sin(c_k pi (y - 3 x)) / 2) with c_k uniform on
+            [2^(k-1), 1.5 2^(k-1)]; "checkerboard" gives each of `cells` x `cells` squares one of two values by a fair
+            coin.
+        values: a where w < 0 and where w >= 0, for "threshold"; the two values of "checkerboard".
+        forcing: Source f if it is constant, the amplitude of "sine", the standard deviation of "random".
+        alpha: Exponent of the Gaussian field w's covariance (-Laplacian + tau^2)^-alpha.
+        tau: Inverse correlation length of w.
+        sigma: Amplitude of w; without effect on "threshold".
+        mean: "keep" or "drop" the constant mode of w. Li et al. state the law with it; their generator drops it.
+        modes: Highest wavenumber of w, and of random sources and boundary values, along each axis.
         face_mean: "harmonic", or "arithmetic" for comparison with data made that way.
-        label_resolution: Nodes per side of the grid that labels of a dataset are solved on, before every r-th node is
+        label_resolution: Points per side of the grid that labels of a dataset are solved on, before every r-th point is
             kept; rounded up to a refinement of the grid. 421 with resolution 85 is the FNO paper's setting.
-        tolerance: Conjugate gradients stop when the energy norm of the preconditioned residual has fallen by this
-            factor.
+        tolerance: Iterations stop when the energy norm of the preconditioned residual has fallen by this factor.
+        location: "node": spacing 1 / (n - 1), boundary included. "cell": centres of n x n cells, walls half a
+            cell away.
+        cells: Squares per side of "checkerboard".
+        source: "constant"; "sine", forcing sin(k pi x) sin(k pi y) with k = `source_wavenumber`; or "random", forcing
+            times a Gaussian field of covariance (-Laplacian + source_tau^2)^-source_alpha with Neumann walls, scaled to
+            variance one far from walls.
+        source_wavenumber: Half waves of the "sine" source along each axis.
+        source_alpha: Exponent of the random source's covariance; above 1.
+        source_tau: Inverse correlation length of the random source; positive.
+        boundary_values: u on the boundary. "zero"; "linear", boundary_amplitude (1 - x), a pressure drop from left to
+            right; or "random", boundary_amplitude times a Gaussian field as for the source. The whole field is then the
+            input channel g; its trace is what counts. Cells extrapolate the trace from the three next to the wall.
+        boundary_amplitude: See `boundary_values`.
+        boundary_alpha: Exponent of the random boundary field's covariance; above 1, from 2 on the trace is continuous.
+        boundary_tau: Inverse correlation length of the random boundary field; positive.
+        solver: "sine", "multigrid", "direct", or "auto" for whichever is fastest at the contrast and size of each
+            sample. The one used is stored per sample as its place in `opkit.pdes.elliptic.SOLVERS`.
     """
 
     equation: ClassVar[str] = "darcy"
-    formula: ClassVar[str] = "-div(a grad u) = f on (0, 1)^2, u = 0 on the boundary"
-    inputs: ClassVar[tuple[str, ...]] = ("a",)
+    formula: ClassVar[str] = "-div(a grad u) = f on (0, 1)^2, u given on the boundary"
     outputs: ClassVar[tuple[str, ...]] = ("u",)
 
     resolution: int = 85
-    coefficient: Literal["threshold", "lognormal"] = "threshold"
+    coefficient: Literal["threshold", "lognormal", "multiscale", "checkerboard"] = "threshold"
     values: tuple[float, float] = (3.0, 12.0)
     forcing: float = 1.0
     alpha: float = 2.0
@@ -58,23 +78,47 @@ class Darcy(PDE):
     sigma: float = 1.0
     mean: Literal["keep", "drop"] = "keep"
     modes: int = 420
-    face_mean: Literal["harmonic", "arithmetic"] = "harmonic"
+    face_mean: FaceMean = "harmonic"
     label_resolution: int = 421
     tolerance: float = 1e-9
+    location: WallLocation = "node"
+    cells: int = 8
+    source: Literal["constant", "sine", "random"] = "constant"
+    source_wavenumber: int = 1
+    source_alpha: float = 2.0
+    source_tau: float = 3.0
+    boundary_values: Literal["zero", "linear", "random"] = "zero"
+    boundary_amplitude: float = 1.0
+    boundary_alpha: float = 3.0
+    boundary_tau: float = 3.0
+    solver: Solver = "auto"
 
     def __post_init__(self) -> None:
         if self.resolution < 5:
-            raise ValueError(f"resolution must be at least 5 nodes per side, got {self.resolution}.")
+            raise ValueError(f"resolution must be at least 5 points per side, got {self.resolution}.")
         if self.label_resolution < 1:
             raise ValueError(f"label_resolution must be positive, got {self.label_resolution}.")
-        for name in ("forcing", "alpha", "tau", "sigma"):
+        signed = ("forcing", "boundary_amplitude")
+        laws = ("alpha", "tau", "sigma", "source_alpha", "source_tau", "boundary_alpha", "boundary_tau")
+        for name in (*signed, *laws):
             value = getattr(self, name)
-            if not math.isfinite(value) or (name != "forcing" and value < 0):
+            if not math.isfinite(value) or (name in laws and value < 0):
+                raise ValueError(f"{name} must be finite{' and not negative' if name in laws else ''}, got {value}.")
+        for name in ("cells", "source_wavenumber"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        for name in ("source", "boundary"):
+            if not (getattr(self, f"{name}_alpha") > 1 and getattr(self, f"{name}_tau") > 0):
                 raise ValueError(
-                    f"{name} must be finite{'' if name == 'forcing' else ' and not negative'}, got {value}."
+                    f"{name}_alpha must exceed 1 and {name}_tau 0, else the field has no finite variance; got "
+                    f"{name}_alpha={getattr(self, f'{name}_alpha')}, {name}_tau={getattr(self, f'{name}_tau')}."
                 )
-        if self.forcing == 0:
-            raise ValueError("forcing=0 makes every solution zero: there is nothing to learn.")
+        if self.forcing == 0 and (self.boundary_values == "zero" or self.boundary_amplitude == 0):
+            raise ValueError(
+                "forcing=0 makes every solution zero: there is nothing to learn. Give boundary_values too."
+            )
+        if self.forcing == 0 and self.source == "random":
+            raise ValueError("forcing=0 leaves nothing random in source=random; use source=constant.")
         if not all(math.isfinite(v) and v > 0 for v in self.values):
             raise ValueError(f"values must be positive (the equation is elliptic), got {self.values}.")
         if not 1e-14 <= self.tolerance < 1:
@@ -82,122 +126,117 @@ class Darcy(PDE):
         self._field  # noqa: B018  (raises where alpha, tau or modes are impossible)
 
     @property
+    def inputs(self) -> tuple[str, ...]:
+        return ("a", *(symbol for symbol, _, _ in self._random_inputs))
+
+    @property
+    def _random_inputs(self) -> list[tuple[str, str, float]]:
+        """Channel, prefix of the arguments, and amplitude of source and boundary values where these are random."""
+        found = [("f", "source", self.forcing)] if self.source == "random" else []
+        return found + ([("g", "boundary", self.boundary_amplitude)] if self.boundary_values == "random" else [])
+
+    @property
     def grid(self) -> Grid:
-        return Grid((self.resolution, self.resolution), "node")
+        return Grid((self.resolution, self.resolution), self.location)
 
     @property
     def boundary(self) -> str:
-        return "u = 0 on all walls"
+        return {
+            "zero": "u = 0 on all walls",
+            "linear": f"u = {self.boundary_amplitude:g} (1 - x) on all walls",
+            "random": "u = g on all walls",
+        }[self.boundary_values]
 
     @property
     def symmetries(self) -> int:
-        return 3
+        if self.coefficient == "multiscale" or self.boundary_values == "linear":
+            return 0
+        return 0 if self.source == "sine" and self.source_wavenumber % 2 == 0 else 3
+
+    @property
+    def order(self) -> float:
+        """Measured at 106 to 421 points a side: see `ORDERS`."""
+        if self.face_mean == "arithmetic" and self.coefficient in ("threshold", "checkerboard"):
+            return 1.0
+        return ORDERS[self.coefficient]
 
     @property
     def input_law(self) -> str:
-        law = f"g ~ N(0, {self.sigma:g}^2 (-Laplacian + {self.tau:g}^2)^-{self.alpha:g}), Neumann walls"
-        if self.coefficient == "lognormal":
-            return f"a = exp(g), {law}"
-        return f"a = {self.values[1]:g} where g >= 0, else {self.values[0]:g}, {law}"
+        law = f"w ~ N(0, {self.sigma:g}^2 (-Laplacian + {self.tau:g}^2)^-{self.alpha:g}), Neumann walls"
+        low, high = self.values
+        text = {
+            "threshold": f"a = {high:g} where w >= 0, else {low:g}, {law}",
+            "lognormal": f"a = exp(w), {law}",
+            "multiscale": "a = product of 6 pairs of waves of random length",
+            "checkerboard": f"a = {low:g} or {high:g} by a fair coin on each of {self.cells} x {self.cells} squares",
+        }[self.coefficient]
+        for symbol, name, amplitude in self._random_inputs:
+            alpha, tau = getattr(self, f"{name}_alpha"), getattr(self, f"{name}_tau")
+            text += f"; {symbol} ~ N(0, c (-Laplacian + {tau:g}^2)^-{alpha:g}), standard deviation {amplitude:g}"
+        return text
 
     @property
     def _field(self) -> GRF:
         return GRF(2, "neumann", self.alpha, self.tau, self.sigma, self.modes, self.mean)
 
-    def sample(self, n: int, seed: int = 0, first: int = 0) -> Float[Tensor, "n 1 x y"]:
-        """Random coefficients; see `PDE.sample`."""
-        g = self._field.sample(self.grid, n, seed, first, stream=self.equation)[:, None]
-        if self.coefficient == "lognormal":
-            return torch.exp(g)
+    def _unit_field(self, name: str) -> GRF:
+        """The law of random sources and boundary values; sigma makes the variance 1 on the unbounded plane."""
+        alpha, tau = getattr(self, f"{name}_alpha"), getattr(self, f"{name}_tau")
+        return GRF(2, "neumann", alpha, tau, math.sqrt(4 * math.pi * (alpha - 1)) * tau ** (alpha - 1), self.modes)
+
+    def sample(self, n: int, seed: int = 0, first: int = 0) -> Float[Tensor, "n c x y"]:
+        """Random inputs; see `PDE.sample`."""
+        channels = [self._coefficients(n, seed, first)]
+        for _, name, amplitude in self._random_inputs:
+            law = self._unit_field(name)
+            channels.append(amplitude * law.sample(self.grid, n, seed, first, f"{self.equation} {name}"))
+        return torch.stack(channels, 1)
+
+    def _coefficients(self, n: int, seed: int, first: int) -> Float[Tensor, "n x y"]:
         low, high = self.values
-        return torch.where(g >= 0, high, low).to(torch.float64)
+        if self.coefficient in ("threshold", "lognormal"):
+            w = self._field.sample(self.grid, n, seed, first, stream=self.equation)
+            return torch.exp(w) if self.coefficient == "lognormal" else torch.where(w >= 0, high, low).to(torch.float64)
+        a = torch.empty(n, *self.grid.shape, dtype=torch.float64)
+        x, y = self.grid.coordinates
+        for i in range(n):
+            key = seed_key(f"{self.equation} {self.coefficient}", seed, first + i)
+            generator = np.random.Generator(np.random.Philox(key))
+            if self.coefficient == "checkerboard":
+                square = torch.from_numpy(generator.random((self.cells, self.cells)) < 0.5)
+                # A hair to the right: a node on the line between two squares is in the right one, on every grid.
+                index = ((self.grid.axis(0) + 1e-9) * self.cells).long().clamp_max(self.cells - 1)
+                a[i] = torch.where(square[index[:, None], index], high, low)
+            else:
+                wavenumbers = 2.0 ** np.arange(WAVES) * generator.uniform(1.0, 1.5, WAVES) * math.pi
+                a[i] = 1.0
+                for k in wavenumbers.tolist():
+                    a[i] *= (1 + torch.cos(k * (x + y)) / 2) * (1 + torch.sin(k * (y - 3 * x)) / 2)
+        return a
 
     def _solve(self, inputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        if not (inputs > 0).all():
-            raise ValueError(f"Darcy.solve needs a positive coefficient a everywhere, got min a = {inputs.min():g}.")
-        forcing = torch.full_like(inputs[:, 0, 1:-1, 1:-1], self.forcing)
-        solution, diagnostics = solve_dirichlet(inputs[:, 0], forcing, self.face_mean, self.tolerance)
+        channels = dict(zip(self.inputs, inputs.unbind(1), strict=True))
+        a = channels["a"]
+        if not (a > 0).all():
+            raise ValueError(f"Darcy.solve needs a positive coefficient a everywhere, got min a = {a.min():g}.")
+        x, y = self.grid.coordinates.to(a.device)
+        if self.source == "random":
+            f = channels["f"]
+        elif self.source == "sine":
+            k = self.source_wavenumber * math.pi
+            f = (self.forcing * torch.sin(k * x) * torch.sin(k * y)).expand_as(a)
+        else:
+            f = torch.full_like(a, self.forcing)
+        boundary = None
+        if self.boundary_values == "random":
+            boundary = channels["g"]
+        elif self.boundary_values == "linear":
+            boundary = (self.boundary_amplitude * (1 - x)).expand_as(a)
+        solution, diagnostics = solve_dirichlet(
+            a, f, boundary, self.location, self.face_mean, self.solver, self.tolerance
+        )
         return solution[:, None], diagnostics
 
 
-def solve_dirichlet(
-    a: Float[Tensor, "n x y"], f: Float[Tensor, "n i j"], face_mean: str = "harmonic", tolerance: float = 1e-9
-) -> tuple[Float[Tensor, "n x y"], dict[str, Tensor]]:
-    """Solve -div(a grad u) = f with u = 0 on the boundary of the unit square.
-
-    Args:
-        a: Positive coefficient at the nodes, boundary included, float64.
-        f: Source at the interior nodes.
-        face_mean: "harmonic" or "arithmetic".
-        tolerance: Relative fall of the preconditioned residual's energy norm.
-
-    Returns:
-        u at the nodes, and per sample `iterations` and `residual` = |f - A u| / |f|, recomputed from the result.
-    """
-    if a.device.type == "cpu":  # one sample at a time fits the cache, and no sample sees its neighbours
-        parts = [_conjugate_gradients(a[i : i + 1], f[i : i + 1], face_mean, tolerance) for i in range(len(a))]
-        return torch.cat([p[0] for p in parts]), {k: torch.cat([p[1][k] for p in parts]) for k in parts[0][1]}
-    return _conjugate_gradients(a, f, face_mean, tolerance)
-
-
-def _conjugate_gradients(a: Tensor, f: Tensor, face_mean: str, tolerance: float) -> tuple[Tensor, dict[str, Tensor]]:
-    n, m = len(a), a.shape[-1] - 2
-    h = 1 / (m + 1)
-    x_faces = _face(a[:, :-1, 1:-1], a[:, 1:, 1:-1], face_mean) / h**2
-    y_faces = _face(a[:, 1:-1, :-1], a[:, 1:-1, 1:], face_mean) / h**2
-    diagonal = x_faces[:, :-1] + x_faces[:, 1:] + y_faces[:, :, :-1] + y_faces[:, :, 1:]
-
-    def apply(u: Tensor) -> Tensor:
-        out = diagonal * u
-        out[:, 1:].addcmul_(x_faces[:, 1:-1], u[:, :-1], value=-1)
-        out[:, :-1].addcmul_(x_faces[:, 1:-1], u[:, 1:], value=-1)
-        out[:, :, 1:].addcmul_(y_faces[:, :, 1:-1], u[:, :, :-1], value=-1)
-        out[:, :, :-1].addcmul_(y_faces[:, :, 1:-1], u[:, :, 1:], value=-1)
-        return out
-
-    # Single precision is enough for the preconditioner: it shapes the path, not the answer, and costs half.
-    k = torch.arange(1, m + 1, dtype=torch.float64, device=a.device)
-    line = (2 / h * torch.sin(math.pi * k * h / 2)) ** 2
-    inverse = ((2 * h) ** 2 / (line[:, None] + line)).to(torch.float32)
-
-    scale = f.abs().amax((1, 2), keepdim=True).clamp_min(torch.finfo(f.dtype).tiny)
-    f = f / scale  # keeps float32 in range; undone at the end
-
-    def precondition(r: Tensor) -> Tensor:
-        return dst1(inverse * dst1(r.to(torch.float32), 2), 2).to(r.dtype)
-
-    def dot(v: Tensor, w: Tensor) -> Tensor:
-        return torch.linalg.vecdot(v.flatten(1), w.flatten(1)).view(-1, 1, 1)
-
-    u, r = torch.zeros_like(f), f.clone()
-    z = precondition(r)
-    p, rz = z, dot(r, z)
-    target = tolerance**2 * rz
-    active = rz > 0
-    iterations = torch.zeros(n, dtype=torch.int64, device=a.device)
-    bound = 10 + 20 * math.ceil(math.sqrt((a.max() / a.min()).item()) * math.log(2 / tolerance) / 2)
-    for _ in range(bound):
-        if not active.any():
-            break
-        ap = apply(p)
-        step = torch.where(active, rz / dot(p, ap), 0.0)
-        u.addcmul_(step, p)
-        r.addcmul_(step, ap, value=-1)
-        z = precondition(r)
-        rz, previous = dot(r, z), rz
-        p = torch.addcmul(z, torch.where(active, rz / previous, 0.0), p)
-        iterations += active.view(n)
-        active = active & (rz > target)
-    residual = torch.linalg.vector_norm(f - apply(u), dim=(1, 2)) / torch.linalg.vector_norm(f, dim=(1, 2))
-    if active.any():
-        raise ArithmeticError(
-            f"Conjugate gradients did not reach tolerance {tolerance:g} in {bound} iterations (residual "
-            f"{residual.max():.1e}, contrast max a / min a = {(a.max() / a.min()).item():.3g}). Raise pde.tolerance."
-        )
-    solution = torch.zeros_like(a)
-    solution[:, 1:-1, 1:-1] = scale * u
-    return solution, {"residual": residual, "iterations": iterations}
-
-
-def _face(left: Tensor, right: Tensor, mean: str) -> Tensor:
-    return 2 * left * right / (left + right) if mean == "harmonic" else (left + right) / 2
+ORDERS = {"threshold": 1.5, "lognormal": 2.0, "multiscale": 2.0, "checkerboard": 1.0}
+"""Order of the labels' L2 error with harmonic faces."""
