@@ -155,10 +155,8 @@ class NavierStokes(Evolution):
 
     def refined(self) -> PDE:
         changes: dict[str, Any] = {"label_resolution": self.label_grid.refine(2).shape[0]}
-        if self.dt or self.scheme == "reference":
+        if self.dt or self.scheme == "reference":  # else the Courant number halves the step by itself
             changes["dt"] = (self.dt or REFERENCE_DT) / 2
-        else:
-            changes["cfl"] = self.cfl / 2
         return dataclasses.replace(self, **changes)
 
     def tile(self, device: str = "cpu") -> int:
