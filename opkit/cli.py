@@ -29,6 +29,7 @@ VERBS = {
     "train": "train a surrogate and evaluate it",
     "evaluate": "measure a surrogate again",
     "export": "write a surrogate as a program for torch.export",
+    "convert": "read files others made, and write files for others' programs",
     "verify": "check a surrogate or stored data against what they claim",
     "doctor": "say what opkit finds on this machine",
 }
@@ -559,6 +560,151 @@ def _export(argv: list[str]) -> int:
     return 0
 
 
+def _convert(argv: list[str]) -> int:
+    from opkit.signals import preemptible
+
+    with preemptible():
+        return _convert_data(argv)
+
+
+def _convert_data(argv: list[str]) -> int:
+    request = Request(argv, (*FLAGS, "verify"))
+    parser = _parser("convert")
+    parser.add_argument(
+        "--to", type=Literal["opkit", "pdebench", "neuraloperator", "well"], default="opkit",
+        help="What to write: opkit's own layout, PDEBench's HDF5, neuraloperator's .pt, or a folder for The Well's "
+        "reader.",
+    )  # fmt: skip
+    parser.add_argument(
+        "--output", type=str | None, default=None,
+        help="File or folder to write; with to=opkit null is imported-<hash> in the data folder.",
+    )  # fmt: skip
+    parser.add_argument(
+        "--split", type=Literal["train", "val", "test"] | None, default=None,
+        help="Which split a file becomes (null: train), or which split of a folder is meant (null: the only one).",
+    )  # fmt: skip
+    parser.add_argument(
+        "--rows", type=str | None, default=None, help="Samples of a file to take, first:stop, as in 0:1000; null: all."
+    )
+    parser.add_argument("--samples", type=int, default=4, help="With --verify: how many samples are solved.")
+    note = "\n".join(
+        [
+            "opkit convert FILE [--pde NAME] [pde.viscosity=1e-3 ...]: a file others made becomes opkit's data. --pde",
+            "and pde.* say what the file does not; they are recorded as stated by you.",
+            "opkit convert FILE --verify: which published definition does it follow? Writes nothing.",
+            "opkit convert FOLDER to=pdebench output=FILE: stored data as a file for others.\n",
+        ]
+    )
+    if request.config:
+        raise ConfigError("--config: opkit convert takes only what you say of this file, as pde.viscosity=1e-3.")
+    if "help" in request.flags or not request.positional:
+        if "pde" in request.names or "help" in request.flags:
+            from opkit.registry import pde_class
+
+            parser.add_class_arguments(pde_class(request.names.get("pde", "darcy")), "pde")
+        if _finish("convert", request, parser, {}, note):
+            return 0
+        config = _resolve(parser, {}, request, "convert")
+        if "print_config" in request.flags:
+            print(_dump(_plain(config)), end="")
+            return 0
+    if len(request.positional) != 1:
+        given = " ".join(request.positional) or "nothing"
+        raise ConfigError(f"give one file or data folder, as in `opkit convert burgers_data_R10.mat`; got {given}.")
+    if "samples" in request.overrides and "verify" not in request.flags:
+        raise ConfigError("samples counts what --verify solves; to take some samples only, say rows=0:100.")
+    source = Path(request.positional[0])
+    return (_convert_folder if source.is_dir() else _convert_file)(source, request, parser)
+
+
+def _convert_file(source: Path, request: Request, parser: "ArgumentParser") -> int:
+    from opkit import convert
+    from opkit.formats import open_arrays, recognise
+    from opkit.registry import pde_class
+
+    named = request.names.get("pde")
+    with open_arrays(source) as arrays:
+        content = recognise(arrays, source, pde_class(named).equation if named else None)
+        request.names.setdefault("pde", content.equation)
+        chosen, settings = _layers(request, ("pde",))
+        of_name = settings.get("pde", {}) if named else {}
+        stated, values = convert.settle(content, of_name, request.overrides)
+        settings["pde"] = values
+        parser.add_class_arguments(pde_class(chosen["pde"]), "pde")
+        config = _plain(_resolve(parser, settings, request, "convert"))
+        if "print_config" in request.flags:
+            print(_dump(_named(config, chosen)), end="")
+            return 0
+        if config["samples"] < 1:
+            raise ConfigError(f"samples must be at least 1, got {config['samples']}.")
+        pde = _construct("pde", pde_class(chosen["pde"]), tuples(config["pde"]))
+        todo = convert.plan(source, content, pde, stated, config["rows"])
+        for line in convert.describe(arrays, content, todo, guessed=named is None):
+            print(line)
+        output = Path(config["output"]) if config["output"] else None
+        if "verify" in request.flags:
+            for line in convert.verify_file(content, todo, config["samples"]):
+                print(line)
+        elif config["to"] == "opkit":
+            split = config["split"] or "train"
+            data = convert.import_data(content, todo, arrays.format, split, output)
+            print(f"{split} split in {data.folder}; `opkit verify {data.folder}` checks it")
+        else:
+            if config["to"] == "well":
+                raise ConfigError("to=well lays out opkit's own data: convert the file first, then its folder.")
+            if config["split"]:
+                raise ConfigError(f"split={config['split']} has no meaning where a file is written.")
+            convert.write(convert.file_samples(content, todo), config["to"], _output(output))
+            print(f"wrote {output}")
+    return 0
+
+
+def _convert_folder(source: Path, request: Request, parser: "ArgumentParser") -> int:
+    from opkit import convert
+    from opkit.formats.well import write_well
+
+    if request.names or any(key.startswith("pde.") for key in request.overrides):
+        raise ConfigError("stored data know their problem; --pde and pde.* are for files others made.")
+    config = _plain(_resolve(parser, {}, request, "convert"))
+    if "print_config" in request.flags:
+        print(_dump(config), end="")
+        return 0
+    if config["rows"]:
+        raise ConfigError("rows is for files others made; a folder is converted whole.")
+    if config["samples"] < 1:
+        raise ConfigError(f"samples must be at least 1, got {config['samples']}.")
+    splits = [data for data in convert.find_splits(source) if config["split"] in (None, data.split)]
+    if not splits:
+        raise ConfigError(f"split={config['split']}: {source} has no such split.")
+    output = Path(config["output"]) if config["output"] else None
+    if "verify" in request.flags:
+        for data in splits:
+            print(data.folder)
+            for line in convert.verify_stored(data, config["samples"]):
+                print(line)
+        return 0
+    if config["to"] == "opkit":
+        raise ConfigError(f"{source} already is in opkit's layout. Say to=pdebench, to=neuraloperator or to=well.")
+    target = _output(output)
+    if config["to"] == "well":
+        for data in splits:
+            convert.stored_samples(data)  # verified
+        write_well(splits, target)
+    elif len(splits) > 1:
+        found = ", ".join(data.split for data in splits)
+        raise ConfigError(f"{source} has the splits {found}, and to={config['to']} writes one file: say split=NAME.")
+    else:
+        convert.write(convert.stored_samples(splits[0]), config["to"], target)
+    print(f"wrote {target}")
+    return 0
+
+
+def _output(path: Path | None) -> Path:
+    if path is None:
+        raise ConfigError("output is missing: say where to write, as in output=darcy_test.hdf5.")
+    return path
+
+
 def _verify(argv: list[str]) -> int:
     request = Request(argv)
     parser = _parser("verify")
@@ -638,6 +784,7 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": _train,
     "evaluate": _evaluate,
     "export": _export,
+    "convert": _convert,
     "verify": _verify,
     "doctor": _doctor,
 }
