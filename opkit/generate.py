@@ -291,14 +291,15 @@ class LocalPool(Pool):
         attempts = [0] * len(jobs)
         while waiting:
             failed = self._run_once(context, shared, data, waiting, meter)
-            for slot, (start, stop) in failed:
+            for slot, _ in failed:
                 attempts[slot] += 1
-                if attempts[slot] > self.retries:
-                    raise DataError(
-                        f"The process making samples {start} to {stop - 1} of {data.folder} died {attempts[slot]} "
-                        "times (out of memory?). Finished shards are kept; run the same command again, with fewer "
-                        "`workers` if memory is short."
-                    )
+            if max(attempts) > self.retries:
+                lost = ", ".join(f"{start} to {stop - 1}" for _, (start, stop) in sorted(failed))
+                raise DataError(
+                    f"A process died {max(attempts)} times while samples {lost} of {data.folder} were made (out of "
+                    "memory?). Finished shards are kept; run the same command again, with fewer `workers` if memory is "
+                    "short."
+                )
             waiting = failed + waiting
 
     def _run_once(
