@@ -151,7 +151,9 @@ def error_by_resolution(rows: list[dict[str, Any]], training: dict[str, Any]) ->
         axis.minorticks_off()
         low, high = axis.get_ylim()
         marks = [v for v in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200) if low <= v <= high]
-        if len(marks) >= 2:
+        if high > 1000 * low:
+            axis.yaxis.set_major_formatter(lambda v, _: f"{v:g}%")
+        elif len(marks) >= 2:
             axis.set_yticks(marks, [f"{m:g}%" for m in marks])
         axis.set_xlabel("points per side (training grid marked)")
         axis.set_ylabel("relative L2 error")
