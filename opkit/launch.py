@@ -4,9 +4,11 @@ Ranks need not know of each other: rank r of w takes every w-th shard of the pla
 twice is the same shard. A rank that fails leaves its shards to the next run, with any launcher.
 """
 
+import contextlib
 import logging
 import os
 from collections.abc import Iterator, Mapping
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -191,6 +193,7 @@ class DaskPool(Pool):
 
     def run(self, data: Dataset, jobs: list[Job], meter: Meter) -> None:
         from distributed import wait
+        from distributed.comm import CommClosedError
         from distributed.scheduler import KilledWorker
 
         topic = f"opkit-{os.urandom(8).hex()}"
@@ -222,9 +225,21 @@ class DaskPool(Pool):
                 f"Dask workers died again and again while making data for {data.folder} (out of memory?): {problem}. "
                 "Finished shards are kept; run the same command again, with fewer workers on a machine."
             ) from None
+        except (CancelledError, CommClosedError) as problem:
+            reason = str(problem).partition("\n")[0]
+            raise DataError(
+                f"The Dask scheduler went away ({reason}). Finished shards are kept in {data.folder}; start it again "
+                "and repeat the command."
+            ) from None
         finally:
-            self.client.cancel(futures)
-            self.client.unsubscribe_topic(topic)
+            with contextlib.suppress(CommClosedError):
+                self.client.cancel(futures)
+                self.client.unsubscribe_topic(topic)
+        if any(not data.path(*job).exists() for job in jobs):
+            raise DataError(
+                f"The Dask workers say they are done, but {data.folder} lacks shards. Set OPKIT_DATA to a folder that "
+                "all workers and this process see."
+            )
         meter.slots[:, 0] = [stop - start for start, stop in jobs]  # the last events may not have arrived
         meter.show()
 
@@ -248,26 +263,28 @@ def _work(data: Dataset, slot: int, job: Job, device: str, topic: str) -> OpkitE
 def _dask_client(scheduler: str | None, workers: int | None, device: str) -> "Iterator[Client]":
     try:
         from distributed import Client, LocalCluster
+        from distributed.utils import silence_logging_cmgr
     except ImportError:
         raise ConfigError(
             "launcher=dask needs the package distributed. Install it: pip install 'opkit[dask]'"
         ) from None
 
-    if scheduler:
-        try:
-            client = Client(scheduler, timeout=DASK_TIMEOUT)
-        except (OSError, ValueError) as problem:
-            raise ConfigError(
-                f"scheduler={scheduler}: no Dask scheduler answers there ({problem}). Write for example "
-                "scheduler=tcp://host:8786, the address that `dask scheduler` prints."
-            ) from None
-        with client:
+    with silence_logging_cmgr(logging.CRITICAL):  # what matters is said in our own words
+        if scheduler:
+            try:
+                client = Client(scheduler, timeout=DASK_TIMEOUT)
+            except (OSError, ValueError) as problem:
+                raise ConfigError(
+                    f"scheduler={scheduler}: no Dask scheduler answers there ({problem}). Write for example "
+                    "scheduler=tcp://host:8786, the address that `dask scheduler` prints."
+                ) from None
+            with client:
+                yield client
+            return
+        with held():
+            cluster = LocalCluster(
+                n_workers=LocalPool(workers, device).workers, threads_per_worker=1, processes=True, host="127.0.0.1",
+                dashboard_address=None, silence_logs=logging.CRITICAL,
+            )  # fmt: skip
+        with cluster, Client(cluster, timeout=DASK_TIMEOUT) as client:
             yield client
-        return
-    with held():
-        cluster = LocalCluster(
-            n_workers=LocalPool(workers, device).workers, threads_per_worker=1, processes=True, host="127.0.0.1",
-            dashboard_address=None, silence_logs=logging.CRITICAL,
-        )  # fmt: skip
-    with cluster, Client(cluster, timeout=DASK_TIMEOUT) as client:
-        yield client

@@ -325,6 +325,25 @@ def scheduler() -> Iterator[str]:
 
 
 @pytest.mark.slow
+def test_dask_workers_that_write_elsewhere_are_noticed(root, scheduler, monkeypatch):
+    monkeypatch.setattr(Dataset, "path", lambda data, *job: data.folder / "elsewhere")  # seen here, not by the workers
+    with launch("dask", scheduler, None, "cpu") as run, pytest.raises(DataError, match="OPKIT_DATA"):
+        run.make(Dataset(PDE, "train", 0, root), 3)
+
+
+@pytest.mark.slow
+def test_a_dask_scheduler_that_goes_away_is_reported(root):
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=1, host="127.0.0.1", dashboard_address=None, silence_logs=50) as cluster:
+        process = start(root, f"scheduler={cluster.scheduler_address}", "data.train=2000")
+        until(lambda: shards(root), process)
+    code, _, err = finish(process)
+    assert code == 2, err
+    assert "scheduler went away" in err and "Traceback" not in err, err
+
+
+@pytest.mark.slow
 def test_an_existing_dask_cluster_makes_the_same_files(root, marks, scheduler, expected):
     assert main(["generate", *SETTINGS, f"data.train={MANY}", f"scheduler={scheduler}"]) == 0
     assert hashes(root) == expected
