@@ -27,7 +27,7 @@ def test_weights_sum_to_the_volume_and_integrate_linear_functions(location):
         assert math.isclose((grid.weights * grid.coordinates[0]).sum().item(), 6.0)
 
 
-@pytest.mark.parametrize("location", ["node", "periodic"])
+@pytest.mark.parametrize("location", ["node", "periodic", "cell"])
 def test_a_refined_grid_contains_the_coarse_one(location):
     coarse = Grid((9, 5), location)
     fine = coarse.refine(3)
@@ -35,6 +35,17 @@ def test_a_refined_grid_contains_the_coarse_one(location):
     field = torch.sin(fine.coordinates[0]) + fine.coordinates[1]
     expected = torch.sin(coarse.coordinates[0]) + coarse.coordinates[1]
     torch.testing.assert_close(fine.resample(field, coarse, "strided"), expected, rtol=0, atol=1e-15)
+
+
+def test_only_odd_refinements_of_cells_keep_the_centres():
+    coarse = Grid((4, 6), "cell")
+    assert [coarse.stride_in(coarse.refine(factor)) for factor in (1, 2, 3, 4, 5)] == [1, None, 3, None, 5]
+    index = torch.arange(15, dtype=torch.float64)
+    assert Grid((15,), "cell").resample(index, Grid((3,), "cell"), "strided").tolist() == [2.0, 7.0, 12.0]
+    with pytest.raises(ValueError, match="not points"):
+        coarse.refine(2).resample(torch.zeros(8, 12), coarse, "strided")
+    smooth = coarse.refine(2).resample(torch.ones(8, 12), coarse)  # auto: where no centres coincide, interpolate
+    torch.testing.assert_close(smooth, torch.ones(4, 6))
 
 
 def test_the_fno_grids_are_nested_in_421():

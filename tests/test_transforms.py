@@ -3,7 +3,7 @@ import math
 import torch
 from scipy.fft import dst
 
-from opkit.transforms import dst1, dst2
+from opkit.transforms import dst1, dst2, dst3
 
 
 def test_dst1_equals_its_sum_and_scipy():
@@ -33,3 +33,12 @@ def test_dst2_equals_scipy_on_one_and_two_axes():
     torch.testing.assert_close(dst2(x), torch.from_numpy(dst(x.numpy(), type=2)) / 2)
     both = dst(dst(x.numpy(), type=2, axis=-1), type=2, axis=-2) / 4
     torch.testing.assert_close(dst2(x, 2), torch.from_numpy(both))
+
+
+def test_dst3_is_the_transpose_of_dst2_on_one_and_two_axes():
+    x = torch.randn(3, 7, 6, dtype=torch.float64)
+    last = x.clone()
+    last[..., -1] *= 2  # scipy halves the last term
+    torch.testing.assert_close(dst3(x), torch.from_numpy(dst(last.numpy(), type=3)) / 2)
+    y = torch.randn(3, 7, 6, dtype=torch.float64)
+    torch.testing.assert_close((dst3(x, 2) * y).sum(), (x * dst2(y, 2)).sum())
