@@ -27,8 +27,8 @@ from opkit.store import Dataset, LabelError, data_root, read_fields
 
 PDES: dict[str, type[PDE]] = {"burgers": Burgers, "darcy": Darcy, "navier_stokes": NavierStokes}
 SPLITS = ("train", "val", "test")
-TAU_SAMPLES = 64
-"""Coefficients looked at to estimate a correlation length."""
+LOOK = 64
+"""Samples looked at for statistics of the inputs."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def settle(
     Returns:
         Names of parameters the user stated, and values for the constructor, those of the command line left out.
     """
-    from_file = {**content.parameters, "resolution": content.resolution, "label_resolution": content.resolution}
+    from_file = {"label_resolution": content.resolution, **content.parameters, "resolution": content.resolution}
     stated = {key.removeprefix("pde.") for key in overrides if key.startswith("pde.")}
     frames = len({**content.assumed, **content.parameters}.get("times", ()))
     named = {name: value for name, value in of_name.items() if name not in from_file}
@@ -91,7 +91,7 @@ def describe(arrays: Arrays, content: Content, todo: Plan, guessed: bool) -> Ite
         f"{name}={_short(values[name])}{' (stated)' if name in todo.stated else ''}" for name in sorted(todo.known)
     ]
     yield f"known: {', '.join(known)}"
-    yield f"not known: {', '.join(name for name in values if name not in todo.known)}"
+    yield f"not known: {', '.join(name for name in values if name not in todo.known) or 'nothing'}"
     for note in todo.notes:
         yield f"note: {note}"
 
@@ -203,11 +203,14 @@ def import_data(content: Content, todo: Plan, kind: str, split: str, output: Pat
     """
     digest = sha256(todo.path)
     place = output or data_root() / content.equation / f"imported-{digest[:12]}"
+    shaping = {name: todo.pde.parameters().get(name) for name in ("times", "label_resolution")}
+    assumed = {name: value for name, value in shaping.items() if value is not None and name not in todo.known}
     source = {
         "file": todo.path.name, "sha256": digest, "format": kind, "keys": content.keys, "rows": list(todo.rows),
-        "stated": sorted(todo.stated), "known": sorted(todo.known), "notes": list(todo.notes),
+        "stated": sorted(todo.stated), "known": sorted(todo.known), "assumed": _plain(assumed),
+        "notes": list(todo.notes),
     }  # fmt: skip
-    data = ImportedDataset(todo.pde, split, 0, place, place, source)
+    data = ImportedDataset(todo.pde, split, 0, place, place, _plain(source))
     first, last = todo.rows
     count = last - first
     _check_same(data)
@@ -378,7 +381,7 @@ def look(inputs: torch.Tensor, outputs: torch.Tensor, pde: PDE) -> Iterator[str]
 def verify_file(content: Content, todo: Plan, samples: int) -> Iterator[str]:
     """Which published definition the samples of an open file follow."""
     first, last = todo.rows
-    stop = min(first + max(samples, TAU_SAMPLES if content.equation == "darcy" else samples), last)
+    stop = min(first + max(samples, LOOK), last)
     whole = dataclasses.replace(todo, pde=_own_grid(todo.pde, content.resolution), rows=(first, stop))
     (block,) = blocks(content, whole, [(first, stop)])
     codes = content.codes and "values" not in todo.stated
@@ -387,7 +390,7 @@ def verify_file(content: Content, todo: Plan, samples: int) -> Iterator[str]:
 
 def verify_stored(data: Dataset, samples: int) -> Iterator[str]:
     """Which published definition stored samples follow."""
-    taken = stored_samples(data, max(samples, TAU_SAMPLES))
+    taken = stored_samples(data, max(samples, LOOK))
     parts = list(taken.blocks())
     block = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     codes = isinstance(data.pde, Darcy) and set(np.unique(block["a"]).tolist()) <= {0.0, 1.0}

@@ -73,7 +73,7 @@ def _verify_data(folder: Path) -> Iterator[str]:
         yield f"{folder}: {count} samples, hashes and checksums hold"
         source = data.source
         yield f"imported from {source['file']}, SHA-256 {source['sha256']}, rows {source['rows']}: not made by opkit"
-        yield f"not known: {', '.join(data.not_known)}"
+        yield f"not known: {', '.join(data.not_known) or 'nothing'}"
         yield f"`opkit convert {folder} --verify` compares them with the published problems"
         return
     fields = data.load(count)

@@ -34,7 +34,8 @@ class ImportedDataset(Dataset):
         root: Without meaning here.
         place: The folder that holds the splits.
         source: `file`, `sha256`, `format`, `keys` (array to field), `rows` (first and last + 1), `stated` (parameters
-            the user gave), `known` (parameters the file or the user gave), `notes`.
+            the user gave), `known` (parameters the file or the user gave), `assumed` (values of parameters that nobody
+            gave and that shapes depend on), `notes`.
     """
 
     place: Path
@@ -45,7 +46,7 @@ class ImportedDataset(Dataset):
         return {
             "schema": SCHEMA,
             "equation": self.pde.equation,
-            "parameters": super().parameters,
+            "parameters": self.parameters,  # the others may get other defaults one day: these data stay
             "provenance": "imported",
             "source": self.source,
         }
@@ -85,8 +86,10 @@ def open_dataset(folder: Path) -> Dataset:
     manifest = read_json(folder / "manifest.json", DataError)
     try:
         if manifest.get("provenance") == "imported":
-            pde: PDE = pde_class(manifest["equation"])(**tuples(manifest["parameters"]))
-            data: Dataset = ImportedDataset(pde, folder.name, 0, folder, folder.parent, manifest["source"])
+            place, source = folder.resolve().parent, manifest["source"]
+            values = {**source["assumed"], **manifest["parameters"]}
+            pde: PDE = pde_class(manifest["equation"])(**tuples(values))
+            data: Dataset = ImportedDataset(pde, folder.resolve().name, 0, place, place, source)
         else:
             pde = problem_of({"pde": manifest["equation"], "parameters": manifest["parameters"]})
             data = Dataset(pde, manifest["split"], manifest["seed"], folder.resolve().parents[2])

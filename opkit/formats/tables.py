@@ -16,6 +16,7 @@ get it put there.
 
 import dataclasses
 import itertools
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -58,8 +59,19 @@ def recognise(arrays: Arrays, path: Path, equation: str | None = None) -> Conten
     for first, second in PAIRS:
         if first in columns and second in columns and columns[first].shape[:1] == columns[second].shape[:1]:
             return _pair(arrays, columns, first, second, path, equation)
+    lone = next(
+        (
+            f" ({a} without {b}: is the file whole?)"
+            for p in PAIRS
+            for a, b in (p, p[::-1])
+            if a in columns and len(p[0]) > 1
+        ),
+        "",
+    )
     found = ", ".join(f"{name} {'x'.join(map(str, c.shape)) or 'scalar'}" for name, c in arrays.columns.items())
-    raise DataError(f"{path} ({arrays.format}) has no arrays opkit knows: it has {found or 'none'}. Known are {TABLE}.")
+    raise DataError(
+        f"{path} ({arrays.format}) has no arrays opkit knows: it has {found or 'none'}{lone}. Known are {TABLE}."
+    )
 
 
 def _pair(
@@ -193,7 +205,8 @@ def _evolution(
         return np.concatenate([initial, rest if lead == "before" else rest[:, 1:]], axis=1, dtype=kind)
 
     times, given = _times(clock, frames, lead, equation, path)
-    keys = {names[0]: f"{state}, frame 0", names[1]: f"{state}, frames 1 to {frames - 1}"}
+    later_frames = f"frames 1 to {frames - 1}" if frames > 2 else "frame 1"
+    keys = {names[0]: f"{state}, frame 0", names[1]: f"{state}, {later_frames}"}
     return Content(
         equation, a.count, a.shape[1], {state: path_of}, keys, {"times": times} if given else {},
         {} if given else {"times": times}, {}, tuple(notes), _block(a, u),
@@ -298,6 +311,7 @@ def _pdebench(arrays: Arrays, columns: dict[str, Column], path: Path, equation: 
         notes.append(f"PDEBench's Nu = {attributes['nu']:g} stands for a viscosity of Nu / pi.")
     elif guessed == "burgers":
         notes.append("The file states no Nu: that it is Burgers, not another 1-D equation of PDEBench, is a guess.")
+    parameters |= _written_by_opkit(attributes, guessed)
     keys = {"tensor": f"{state}, frames 0 to {frames - 1}"}
     view = _View(tensor.shape, tensor.dtype, tensor.read, tensor.together)
     return Content(
@@ -321,6 +335,7 @@ def _pdebench_darcy(columns: dict[str, Column], attributes: dict[str, Any], path
             parameters["location"] = "cell"
         elif len(x) == n and abs(x[0]) < 1e-4 and abs(x[-1] - 1) < 1e-4:
             parameters["location"] = "node"
+    parameters |= _written_by_opkit(attributes, "darcy")
     if "config_json" not in attributes:
         notes.append(
             "PDEBench marches to the steady state and stops at t = 2, short of it by up to a few per cent where the "
@@ -328,6 +343,15 @@ def _pdebench_darcy(columns: dict[str, Column], attributes: dict[str, Any], path
         )
     fields, keys = {"a": a.read, "u": u.read}, {"nu": "a", "tensor": "u"}
     return Content("darcy", a.count, n, fields, keys, parameters, {}, {}, tuple(notes), _block(a, u), codes)
+
+
+def _written_by_opkit(attributes: dict[str, Any], equation: str) -> dict[str, Any]:
+    """Parameters that opkit left in a file it wrote for others."""
+    try:
+        config = json.loads(attributes.get("config_json", "{}"))
+        return dict(config["parameters"]) if config.get("equation") == equation else {}
+    except (TypeError, ValueError, KeyError, AttributeError):
+        return {}
 
 
 class _View(Column):
