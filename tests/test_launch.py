@@ -284,6 +284,7 @@ def test_a_shard_whose_process_died_is_made_by_another(root, marks):
     assert not list(root.rglob("*.tmp-*"))
 
 
+@pytest.mark.slow
 def test_a_shard_whose_processes_die_every_time_is_given_up(root, marks):
     pde = Deadly(resolution=9, label_resolution=9, modes=8, marks=str(marks), deaths=99)
     with pytest.raises(DataError, match=r"died 3 times while samples .*50 to 99"):
