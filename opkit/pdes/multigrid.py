@@ -75,6 +75,7 @@ class _Level:
         self.centre = self._planes(centre, 1.0)
         self.couplings = {d: self._planes(values, 0.0) for d, values in couplings.items()}
         self.inverse = {colour: 1 / plane for colour, plane in self.centre.items()}
+        self.edges = {colour: self._edges(colour) for colour in COLOURS}
         self.interpolation = self._interpolation()
 
     def _planes(self, values: Tensor, dummy: float) -> dict[Offset, Tensor]:
@@ -103,7 +104,7 @@ class _Level:
         for colour, axis in (((1, 0), 1), ((0, 1), 0)):  # between two coarse points: lump the operator across the line
             to_low, to_high, total = (torch.zeros_like(self.centre[colour]) for _ in range(3))
             total += self.centre[colour]
-            for d, shift, coupling in self._edges(colour):
+            for d, shift, coupling in self.edges[colour]:
                 if d[axis] == 0:
                     _here(total, shift).sub_(coupling)
                 else:
@@ -111,7 +112,7 @@ class _Level:
             low = (0, -1) if axis == 1 else (-1, 0)
             weights[colour] = {low: to_low.div_(total), (0, 0): to_high.div_(total)}
         corners = {o: torch.zeros_like(self.centre[0, 0]) for o in ((-1, -1), (-1, 0), (0, -1), (0, 0))}
-        for d, shift, coupling in self._edges((0, 0)):  # amid four: solve its own equation
+        for d, shift, coupling in self.edges[0, 0]:  # amid four: solve its own equation
             other, _ = _neighbour((0, 0), d)
             if other == (1, 1):
                 _here(corners[shift], shift).add_(coupling)
@@ -134,7 +135,7 @@ class _Level:
                     product.setdefault((o[0] + d[0], o[1] + d[1]), torch.zeros_like(self.centre[colour]))
             for o, weight in own.items():
                 product[o].add_(self.centre[colour] if weight is None else self.centre[colour] * weight)
-            for d, shift, coupling in self._edges(colour):
+            for d, shift, coupling in self.edges[colour]:
                 for o, weight in self.interpolation.get(_neighbour(colour, d)[0], {(0, 0): None}).items():
                     target = product.get((shift[0] + o[0], shift[1] + o[1]))
                     if target is None:
@@ -160,6 +161,7 @@ class _Level:
         self.couplings = {d: single(planes) for d, planes in self.couplings.items()}
         self.interpolation = {colour: single(weights) for colour, weights in self.interpolation.items()}
         self.inverse = single(self.inverse)
+        self.edges = {colour: self._edges(colour) for colour in COLOURS}
         new = lambda: torch.zeros_like(self.inverse[0, 0])  # noqa: E731
         u, f, r = ({colour: new() for colour in COLOURS} for _ in range(3))
         self.u, self.f, self.r = u, f, r
@@ -170,7 +172,7 @@ class _Level:
 
         def terms(target: dict[Offset, Tensor], colour: Offset, among: tuple[Offset, ...]) -> list[tuple[Tensor, ...]]:
             found: list[tuple[Tensor, ...]] = []
-            for d, shift, coupling in self._edges(colour):
+            for d, shift, coupling in self.edges[colour]:
                 other, _ = _neighbour(colour, d)
                 if other in among:
                     found.append((_here(target[colour], shift), coupling, _there(u[other], shift)))
