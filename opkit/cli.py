@@ -353,15 +353,15 @@ def _generate_data(argv: list[str]) -> int:
     data = _construct("data", Data, config["data"])
     evaluation = _construct("evaluation", Evaluation, tuples(config["evaluation"]))
     workers = _workers(config["workers"])
-    from opkit.evaluation.protocol import fine_resolutions
+    from opkit.evaluation import fine_problems
     from opkit.launch import launch
     from opkit.store import Dataset, data_root
 
     device = "cpu" if config["device"] == "auto" else _device(config["device"])
-    finest = pde.on(max(fine_resolutions(pde, evaluation)))
     wanted = [(pde, s, getattr(data, s)) for s in ("train", "val", "test")]
+    wanted += [(fine, "test", min(data.test_fine, data.test)) for fine in fine_problems(pde, evaluation)]
     with launch(config["launcher"], config["scheduler"], workers, device) as run:
-        for problem, split, count in [*wanted, (finest, "test", min(data.test_fine, data.test))]:
+        for problem, split, count in wanted:
             stored = Dataset(problem, split, data.seed, data_root())
             remaining = run.make(stored, count)
             grid = " x ".join(map(str, problem.grid.shape))
