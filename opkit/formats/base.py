@@ -24,7 +24,7 @@ ACCEPTED = (
     "MATLAB .mat (version 5, or 7.3 which is HDF5), PyTorch .pt with a dict of tensors, and HDF5 of PDEBench or with "
     "x and y"
 )
-BLOCK_BYTES = 2**28
+BLOCK_BYTES = 2**27
 """Bytes of an array that are read at once, about: many samples, because in MATLAB's files each one is scattered."""
 
 Read = Callable[[int, int], np.ndarray]

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 FOLLOWS, NEAR = 1e-3, 1e-2
 """Relative errors below which data follow a definition, and below which they are the same problem solved otherwise."""
+OTHER = 0.02
+"""Smallest deviation of a common factor from 1 that counts as another scaling, not as another discretisation."""
 FINE = {"burgers": 1024, "navier_stokes": 128}
 """Points per axis on which a file's problem is solved at least."""
 COARSE = {"burgers": 2048}
@@ -115,7 +117,7 @@ def verdict(fits: list[Fit]) -> str:
     if swapped.exchanged < min(NEAR, best.error / 3):
         return f"they follow: {swapped.name}, with the axes of the solution exchanged ({swapped.exchanged:.1e})."
     scaled = min(fits, key=lambda fit: fit.scaled)
-    if scaled.scaled < min(NEAR, best.error / 3):
+    if scaled.scaled < min(NEAR, best.error / 3) and abs(scaled.factor - 1) > OTHER:
         return f"they follow: {scaled.name}, with every solution times {scaled.factor:.6g} ({scaled.scaled:.1e})."
     if best.error < NEAR:
         return (
