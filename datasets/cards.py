@@ -1,7 +1,8 @@
 """Measure what the dataset cards state, and write their tables.
 
     python datasets/cards.py measure [burgers | darcy | navier_stokes | VARIANT ...]     measure anew: up to an hour
-    python datasets/cards.py                                                             write the tables
+    python datasets/cards.py time [...]          times alone: nothing else may run beside it
+    python datasets/cards.py                     write the tables
 
 Measurements go to datasets/measured/<equation>.json; the cards' tables are made from those files alone, between the
 lines `<!-- tables -->` and `<!-- end of tables -->`. A test renders them again, compares keys of the variants with the
@@ -25,7 +26,7 @@ import torch
 
 from opkit.fields import first_index
 from opkit.files import write_json, write_text
-from opkit.pdes import PDE, Burgers, Darcy, NavierStokes
+from opkit.pdes import PDE, Burgers, Darcy, Labels, NavierStokes
 from opkit.registry import family, names, pde_class, read, tuples
 from opkit.store import Dataset
 
@@ -51,24 +52,27 @@ def fingerprint(pde: PDE) -> float:
     return float(last.square().mean().sqrt())
 
 
+def time_variant(pde: PDE) -> tuple[float, Labels]:
+    """CPU seconds per sample in the batch generation uses, and the labels."""
+    tile, first = pde.tile(), first_index("test")
+    pde.on(pde.label_grid.shape[0]).sample(1, SEED, first)  # tables are made once per process
+    start = time.process_time()
+    label = pde.label(tile, SEED, first)
+    return (time.process_time() - start) / tile, label
+
+
 def measure_variant(name: str) -> dict[str, Any]:
     """Time, size and label error of one variant."""
     pde = variant(name)
-    tile = pde.tile()
     first = first_index("test")
-    pde.on(pde.resolution).sample(1, SEED, first)  # tables and plans are made once per process
-    start = time.process_time()
-    label = pde.label(tile, SEED, first)
-    seconds = (time.process_time() - start) / tile
+    seconds, label = time_variant(pde)
     one = dataclasses.replace(label, fields={k: v[:1] for k, v in label.fields.items()})
     try:
-        start = time.process_time()
         errors = pde.label_error(one, SEED, first)
         error: float | None = float(errors[0] if errors.ndim == 1 else errors[0, 1:].square().mean().sqrt())
-        refined_seconds = time.process_time() - start
         reason = None
     except ValueError as problem:
-        error, refined_seconds, reason = None, None, str(problem)
+        error, reason = None, str(problem)
     data = Dataset(pde, "test", SEED, Path())
     return {
         "key": data.key,
@@ -78,7 +82,6 @@ def measure_variant(name: str) -> dict[str, Any]:
         "until": None if pde.times is None else float(pde.times[-1]),
         "law": pde.input_law,
         "seconds": seconds,
-        "refined_seconds": refined_seconds,
         "bytes": data.estimate(1000) / 1000,
         "label_error": error,
         "no_label_error": reason,
@@ -212,6 +215,13 @@ def measure(equation: str, only: list[str]) -> None:
     write_json(HERE / "measured" / f"{equation}.json", content)
 
 
+def measure_times(equation: str, only: list[str]) -> None:
+    content = measured(equation)
+    for name in only or variants(equation):
+        content["variants"][name]["seconds"] = time_variant(variant(name))[0]
+    write_json(HERE / "measured" / f"{equation}.json", content)
+
+
 def table(head: list[str], rows: list[list[str]]) -> str:
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
@@ -272,12 +282,13 @@ def with_tables(card: str, equation: str) -> str:
 
 def main(arguments: list[str]) -> None:
     torch.set_num_threads(1)
-    if arguments[:1] == ["measure"]:
+    if arguments[:1] in (["measure"], ["time"]):
+        work = measure if arguments[0] == "measure" else measure_times
         wanted = arguments[1:] or list(FAMILIES)
         for equation in FAMILIES:
             only = [name for name in wanted if name not in FAMILIES and family(name) == equation]
             if equation in wanted or only:
-                measure(equation, [] if equation in wanted else only)
+                work(equation, [] if equation in wanted else only)
     for equation in FAMILIES:
         path = HERE / f"{equation}.md"
         write_text(path, with_tables(path.read_text(encoding="utf-8"), equation))

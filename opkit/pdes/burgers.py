@@ -147,24 +147,23 @@ class Burgers(Evolution):
             raise SolverError(f"The Burgers solution blew up with dt={self.dt:g}. Lower pde.dt.")
         coarse = ~(diagnostics["spectral_tail"] <= self.tail)
         if coarse.any() and self.unresolved == "refuse":
-            raise UnresolvedError(self._complaint(inputs, diagnostics["spectral_tail"], coarse))
+            raise UnresolvedError(self._complaint(diagnostics["spectral_tail"]))
         if coarse.any() and self.unresolved == "refine":
             self._refine(inputs, coarse, solution, diagnostics)
         return solution, diagnostics
 
-    def _complaint(self, inputs: Tensor, tail: Tensor, coarse: Tensor) -> str:
+    def _complaint(self, tail: Tensor) -> str:
         worst = float(tail.max())
         return (
-            f"{self.resolution} points are too few for Burgers with viscosity {self.viscosity} on {int(coarse.sum())} "
-            f"of {len(inputs)} inputs: the spectrum has fallen to {worst:.1e} of its largest value where it is cut "
-            f"off, and {self.tail:g} is accepted. Raise pde.label_resolution (or pde.resolution, where you call solve) "
+            f"{self.resolution} points are too few for Burgers with viscosity {self.viscosity}: the spectrum has fallen to "
+            f"{worst:.1e} of its largest value where it is cut off, and {self.tail:g} is accepted. Raise pde.label_resolution (or pde.resolution, where you call solve) "
             "or the viscosity, or set pde.unresolved=refine to have the solver refine by itself."
         )
 
     def _refine(self, inputs: Tensor, rows: Tensor, solution: Tensor, diagnostics: dict[str, Tensor]) -> None:
         """Solve some samples again on twice the points, in place."""
         if 2 * self.resolution > FINEST:
-            raise UnresolvedError(self._complaint(inputs, diagnostics["spectral_tail"], rows))
+            raise UnresolvedError(self._complaint(diagnostics["spectral_tail"]))
         finer = dataclasses.replace(self, resolution=2 * self.resolution)
         fine, figures = finer._solve(self.grid.resample(inputs[rows], finer.grid, "spectral"))
         solution[rows, 1:] = finer.grid.resample(fine, self.grid, "strided")[:, 1:]
