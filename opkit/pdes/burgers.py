@@ -155,9 +155,10 @@ class Burgers(Evolution):
     def _complaint(self, tail: Tensor) -> str:
         worst = float(tail.max())
         return (
-            f"{self.resolution} points are too few for Burgers with viscosity {self.viscosity}: the spectrum has fallen to "
-            f"{worst:.1e} of its largest value where it is cut off, and {self.tail:g} is accepted. Raise pde.label_resolution (or pde.resolution, where you call solve) "
-            "or the viscosity, or set pde.unresolved=refine to have the solver refine by itself."
+            f"{self.resolution} points are too few for Burgers with viscosity {self.viscosity}: where it is cut off, "
+            f"the spectrum has fallen to {worst:.1e} of its largest value, and {self.tail:g} is accepted. Raise "
+            "pde.label_resolution (or pde.resolution, where you call solve) or the viscosity, or set "
+            "pde.unresolved=refine to have the solver refine by itself."
         )
 
     def _refine(self, inputs: Tensor, rows: Tensor, solution: Tensor, diagnostics: dict[str, Tensor]) -> None:
