@@ -1,8 +1,8 @@
 """CPU time of opkit's Darcy solver against a sparse direct solve of the same system, one thread, in one run.
 
-    python benchmarks/darcy_solver.py [resolution] [samples]
+    python benchmarks/darcy_solver.py [resolution] [samples] [solver]
 
-Both solve -div(a grad u) = 1 with two-valued a on the same nodes; times are minima over samples of process CPU seconds,
+Both solve -div(a grad u) = 1 with two-valued a on the same nodes; solver is auto (default), sine or multigrid; times are minima over samples of process CPU seconds,
 the error is relative L2 against the direct solution, assembly is not counted for either.
 """
 
@@ -42,7 +42,8 @@ def main() -> None:
     resolution = int(sys.argv[1]) if len(sys.argv) > 1 else 421
     samples = int(sys.argv[2]) if len(sys.argv) > 2 else 5
     torch.set_num_threads(1)
-    pde = Darcy(resolution=resolution, label_resolution=resolution)
+    solver = sys.argv[3] if len(sys.argv) > 3 else "auto"
+    pde = Darcy(resolution=resolution, label_resolution=resolution, solver=solver)  # type: ignore[arg-type]
     a = pde.sample(samples + 1, seed=0)
     pde.solve(a[:1])  # warm-up
     ours, direct, errors = [], [], []
@@ -54,7 +55,7 @@ def main() -> None:
         direct.append(seconds)
         inner = u[0, 0, 1:-1, 1:-1].numpy().ravel()
         errors.append(np.linalg.norm(inner - reference) / np.linalg.norm(reference))
-    print(f"command    python benchmarks/darcy_solver.py {resolution} {samples}   (seed 0, 1 thread)")
+    print(f"command    python benchmarks/darcy_solver.py {resolution} {samples} {solver}   (seed 0, 1 thread)")
     print(
         f"machine    {platform.processor() or platform.machine()}, torch {torch.__version__}, scipy {scipy.__version__}"
     )

@@ -252,6 +252,15 @@ def test_a_solver_that_fails_is_replaced_or_reported(monkeypatch):
     assert isinstance(caught.value, OpkitError) and isinstance(caught.value, ArithmeticError)
 
 
+def test_a_contrast_beyond_double_precision_is_refused():
+    f = torch.ones(1, 40, 40, dtype=torch.float64)
+    u, stats = solve_dirichlet(two_phase(40, 1e12), f)
+    assert (u[:, 1:-1, 1:-1] > 0).all() and stats["residual"].item() < 1e-2
+    for contrast in (1e50, 1e300):
+        with pytest.raises(SolverError, match="less contrast"):
+            solve_dirichlet(two_phase(40, contrast), f)
+
+
 def test_units_do_not_matter():
     """A coefficient of 1e30 and a source of 1e-30 are as good as any, single-precision cycles or not."""
     a, f = two_phase(40, 1e4), torch.ones(1, 40, 40, dtype=torch.float64)

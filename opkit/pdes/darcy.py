@@ -203,10 +203,10 @@ class Darcy(PDE):
         return torch.stack(channels, 1)
 
     def _coefficients(self, n: int, seed: int, first: int) -> Float[Tensor, "n x y"]:
-        low, high = self.values
+        low, high = torch.tensor(self.values, dtype=torch.float64)
         if self.coefficient in ("threshold", "lognormal"):
             w = self._field.sample(self.grid, n, seed, first, stream=self.equation)
-            return torch.exp(w) if self.coefficient == "lognormal" else torch.where(w >= 0, high, low).to(torch.float64)
+            return torch.exp(w) if self.coefficient == "lognormal" else torch.where(w >= 0, high, low)
         a = torch.empty(n, *self.grid.shape, dtype=torch.float64)
         x, y = self.grid.coordinates
         for i in range(n):

@@ -273,4 +273,7 @@ def _inverse(centre: Tensor, couplings: dict[Offset, Tensor]) -> Tensor:
         entries = -values[:, *here].to(torch.float64)
         matrix[:, *here, *there] = entries
         matrix[:, *there, *here] = entries
-    return torch.cholesky_inverse(torch.linalg.cholesky(matrix.view(n, m * m, m * m))).to(torch.float32)
+    factor, failed = torch.linalg.cholesky_ex(matrix.view(n, m * m, m * m))
+    failed = (failed > 0)[:, None, None]
+    inverse = torch.cholesky_inverse(torch.where(failed, torch.eye(m * m).to(factor), factor)).to(torch.float32)
+    return torch.where(failed, torch.nan, inverse)  # whoever iterates with it will not converge
