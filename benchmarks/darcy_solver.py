@@ -2,8 +2,9 @@
 
     python benchmarks/darcy_solver.py [resolution] [samples] [solver]
 
-Both solve -div(a grad u) = 1 with two-valued a on the same nodes; solver is auto (default), sine or multigrid; times are minima over samples of process CPU seconds,
-the error is relative L2 against the direct solution, assembly is not counted for either.
+Both solve -div(a grad u) = 1 with two-valued a on the same nodes; solver is auto (default), sine or multigrid. Times
+are minima over samples of process CPU seconds, the error is relative L2 against the direct solution. Assembly is not
+counted for spsolve; the set-up of multigrid is.
 """
 
 import platform
