@@ -19,6 +19,8 @@ SMALL_GRID = {
         "evaluation.resolutions=[48,64]",
     ],
 }  # fmt: skip
+QUICK = {"burgers", "darcy", "navier_stokes", "darcy-boundary", "darcy-cell", "navier_stokes-conditional"}
+"""One of each shape of problem; the other variants differ in numbers."""
 OTHER_GRIDS = ["pde.resolution=27", "pde.label_resolution=27"]
 
 
@@ -37,7 +39,9 @@ def test_every_combination_resolves_and_its_model_fits_its_grid(pde, model, pres
 
 
 @pytest.mark.parametrize("model", registry.names("model"))
-@pytest.mark.parametrize("pde", registry.names("pde"))
+@pytest.mark.parametrize(
+    "pde", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in registry.names("pde")]
+)
 def test_every_model_trains_on_every_pde(pde, model, tmp_path, monkeypatch):
     monkeypatch.setenv("OPKIT_DATA", str(tmp_path / "data"))
     settings = TINY + SMALL_GRID.get(registry.family(pde), OTHER_GRIDS)
