@@ -195,14 +195,24 @@ CONVERGENCE = {
 }
 
 
+def machine() -> str:
+    """Processor and torch, as tables state them."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    model = next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine()
+    )
+    return f"{model}, one thread, torch {torch.__version__}"
+
+
 def measured(equation: str) -> dict[str, Any]:
     path = HERE / "measured" / f"{equation}.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"variants": {}, "convergence": []}
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"variants": {}}
 
 
 def measure(equation: str, only: list[str]) -> None:
     content = measured(equation)
-    content["machine"] = f"{platform.processor() or platform.machine()}, one thread, torch {torch.__version__}"
+    content["machine"] = machine()
     content["seed"] = SEED
     if not only:
         content["convergence"] = CONVERGENCE[equation]()
@@ -219,6 +229,7 @@ def measure_times(equation: str, only: list[str]) -> None:
     content = measured(equation)
     for name in only or variants(equation):
         content["variants"][name]["seconds"] = time_variant(variant(name))[0]
+    content["machine"] = machine()
     write_json(HERE / "measured" / f"{equation}.json", content)
 
 
@@ -290,6 +301,8 @@ def main(arguments: list[str]) -> None:
             if equation in wanted or only:
                 work(equation, [] if equation in wanted else only)
     for equation in FAMILIES:
+        if "convergence" not in measured(equation):
+            continue  # never measured whole
         path = HERE / f"{equation}.md"
         write_text(path, with_tables(path.read_text(encoding="utf-8"), equation))
 
