@@ -646,7 +646,7 @@ def layered(tmp_path, monkeypatch) -> Path:
     """A copy of configs/ that the commands read."""
     folder = tmp_path / "configs"
     shutil.copytree(opkit.registry.config_folder(), folder)
-    for module in (opkit.registry, opkit.cli):
+    for module in (opkit.registry, opkit.cli.settings):
         monkeypatch.setattr(module, "config_folder", lambda: folder)
     return folder
 

@@ -67,7 +67,7 @@ def test_trainer_arguments_opkit_keeps_to_itself_exist():
 
     from lightning import Trainer
 
-    from opkit.cli import OWN_TRAINER_ARGUMENTS
+    from opkit.cli.settings import OWN_TRAINER_ARGUMENTS
 
     assert set(inspect.signature(Trainer).parameters) >= OWN_TRAINER_ARGUMENTS
 
