@@ -1,8 +1,8 @@
 """Measure what the dataset cards state, and write their tables.
 
-    python datasets/cards.py measure [burgers | darcy | navier_stokes | VARIANT ...]     measure anew: up to an hour
-    python datasets/cards.py time [...]          times alone: nothing else may run beside it
-    python datasets/cards.py                     write the tables
+    python datasets/cards.py measure [EQUATION | EQUATION/VARIANT | EQUATION/convergence ...]     up to two hours
+    python datasets/cards.py time [EQUATION | EQUATION/VARIANT ...]      times alone: nothing else may run beside it
+    python datasets/cards.py                                             write the tables
 
 Measurements go to datasets/measured/<equation>.json; the cards' tables are made from those files alone, between the
 lines `<!-- tables -->` and `<!-- end of tables -->`. A test renders them again, compares keys of the variants with the
@@ -214,14 +214,15 @@ def measure(equation: str, only: list[str]) -> None:
     content = measured(equation)
     content["machine"] = machine()
     content["seed"] = SEED
-    if not only:
+    if not only or "convergence" in only:
         content["convergence"] = CONVERGENCE[equation]()
         content["fingerprint"] = fingerprint(variant(equation))
-    for name in only or variants(equation):
+    known = variants(equation)
+    for name in [n for n in only if n != "convergence"] if only else known:
         content["variants"][name] = measure_variant(name)
         print(name, json.dumps(content["variants"][name]), flush=True)
-    known = variants(equation)
-    content["variants"] = {name: v for name, v in sorted(content["variants"].items()) if name in known}
+        content["variants"] = {n: v for n, v in sorted(content["variants"].items()) if n in known}
+        write_json(HERE / "measured" / f"{equation}.json", content)
     write_json(HERE / "measured" / f"{equation}.json", content)
 
 
@@ -297,7 +298,7 @@ def main(arguments: list[str]) -> None:
         work = measure if arguments[0] == "measure" else measure_times
         wanted = arguments[1:] or list(FAMILIES)
         for equation in FAMILIES:
-            only = [name for name in wanted if name not in FAMILIES and family(name) == equation]
+            only = [item.partition("/")[2] for item in wanted if item.startswith(f"{equation}/")]
             if equation in wanted or only:
                 work(equation, [] if equation in wanted else only)
     for equation in FAMILIES:

@@ -114,7 +114,7 @@ class GRF:
         if grid.ndim != self.ndim or set(grid.lengths) != {self.length}:
             raise ValueError(f"{self} cannot be evaluated on {grid}: number of axes or edge length differ.")
         values = coefficients
-        for i, n in enumerate(grid.shape):
+        for n in grid.shape:
             if grid.location == self.boundary == "periodic" and 2 * self.modes < n and n * self.modes > FFT_FROM:
                 values = _periodic_series(values, self.modes, self.length, n)
                 continue

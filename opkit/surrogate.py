@@ -329,7 +329,8 @@ def model_card(config: dict[str, Any], physics: dict[str, Any], metrics: dict[st
     """The bundle's README: what it is for, how good it was measured to be, how to call it."""
     grid = " x ".join(map(str, config["grid"]["shape"]))
     rows = [
-        f"| `{m['name']}` | {m['model']} | {m['resolution']} | {m['value']:.4g} | {_interval(m)} | {m['n']} |"
+        f"| `{m['name']}`{_horizon(m)} | {m['model']} | {m['resolution']} | {m['value']:.4g} | {_interval(m)} "
+        f"| {m['n']} |"
         for m in metrics.get("metrics", [])
         if m["value"] is not None
     ]
@@ -337,6 +338,10 @@ def model_card(config: dict[str, Any], physics: dict[str, Any], metrics: dict[st
         ["| metric | model | grid | value | 95% interval | samples |", "|---|---|---|---|---|---|", *rows]
     )
     verdicts = "\n".join(f"- {v['text']}" for v in metrics.get("verdicts", []))
+    step = ""
+    if physics.get("time_step") is not None:
+        ahead = f"One call advances by {physics['time_step']:g} time units"
+        step = f"\n{ahead}; `surrogate.rollout(state, steps=10)` goes on.\n"
     shape = "(batch, " + str(len(config["inputs"])) + ", " + ", ".join("xyz"[: len(config["grid"]["shape"])]) + ")"
     return f"""---
 library_name: opkit
@@ -355,7 +360,7 @@ import opkit
 surrogate = opkit.load("path/to/this/directory")
 {config["outputs"][0]} = surrogate({config["inputs"][0]})  # physical units, shape {shape}
 ```
-
+{step}
 ## Measured errors
 
 {verdicts or "Not evaluated yet."}
@@ -374,6 +379,12 @@ Inputs drawn as the training data were:
 
 Other coefficients, forcings or boundary conditions are outside what was measured.
 """
+
+
+def _horizon(metric: dict[str, Any]) -> str:
+    if metric["horizon"] is None:
+        return ""
+    return f", step {metric['horizon']}" if metric["name"].endswith("_step") else f", steps 1 to {metric['horizon']}"
 
 
 def _interval(metric: dict[str, Any]) -> str:

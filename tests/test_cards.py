@@ -27,7 +27,8 @@ def test_every_variant_was_measured_as_it_is_configured(equation):
     found = {name: v["key"] for name, v in cards.measured(equation)["variants"].items()}
     keys = {name: Dataset(cards.variant(name), "test", cards.SEED, Path()).key for name in cards.variants(equation)}
     stale = sorted(name for name in found.keys() | keys.keys() if found.get(name) != keys.get(name))
-    assert not stale, f"run `python datasets/cards.py measure {' '.join(stale)}`"
+    command = " ".join(f"{equation}/{name}" for name in stale)
+    assert not stale, f"run `python datasets/cards.py measure {command}`"
 
 
 @pytest.mark.parametrize("equation", cards.FAMILIES)

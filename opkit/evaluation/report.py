@@ -214,12 +214,17 @@ def _write_table(path: Path, measured: Measured, seed: int) -> None:
     """Tidy and long: one row per sample, model, grid and metric."""
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["sample", "seed", "resolution", "model", "metric", "value"])
+        writer.writerow(["sample", "seed", "resolution", "horizon", "model", "metric", "value"])
+        horizon = measured.coarse.steps["surrogate"].shape[1] if measured.coarse.steps else ""
         for grids in [measured.coarse, *measured.fine]:
             for model, errors in grids.errors.items():
                 for name, values in errors.items():
                     for i, value in enumerate(values.tolist()):
-                        writer.writerow([i, seed, grids.resolution, model, name, f"{value:.8g}"])
+                        writer.writerow([i, seed, grids.resolution, horizon, model, name, f"{value:.8g}"])
+            for model, steps in grids.steps.items():
+                for i, values in enumerate(steps.tolist()):
+                    for step, value in enumerate(values, 1):
+                        writer.writerow([i, seed, grids.resolution, step, model, "rel_l2_step", f"{value:.8g}"])
 
 
 def _html(report: dict[str, Any], measured: Measured, surrogate: Surrogate) -> str:

@@ -28,7 +28,7 @@ from torch import Tensor
 from opkit.errors import SolverError
 from opkit.fields import GRF
 from opkit.grid import Grid, Method
-from opkit.pdes.base import PDE, Evolution, check_range
+from opkit.pdes.base import GPU_POINTS, PDE, Evolution, check_range
 from opkit.pdes.etdrk import etdrk4_coefficients, etdrk4_step, euler_step, imex_step
 
 REFERENCE_DT = 1e-4
@@ -172,8 +172,8 @@ class NavierStokes(Evolution):
         return self._with_parameters(self.initial_amplitude * field, seed, first)
 
     def _solve(self, inputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        size = len(inputs) if inputs.device.type != "cpu" else max(1, CACHED_POINTS // self.resolution**2)
-        parts = [self._solve_tile(part) for part in inputs.split(max(1, size))]
+        points = CACHED_POINTS if inputs.device.type == "cpu" else GPU_POINTS
+        parts = [self._solve_tile(part) for part in inputs.split(max(1, points // self.resolution**2))]
         return torch.cat([p[0] for p in parts]), {k: torch.cat([p[1][k] for p in parts]) for k in parts[0][1]}
 
     def _solve_tile(self, inputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
