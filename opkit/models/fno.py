@@ -184,7 +184,9 @@ class FNO(Operator):
         projection_width: Hidden channels of the two-layer projection.
         padding: Length added to the period of the Fourier series, as a fraction of the domain; 0 assumes the field
             periodic. Data with walls want some, such as 1/7.
-        coordinates: Whether positions in [0, 1] join the input as channels.
+        coordinates: Whether positions join the input as channels: true for x in [0, 1], false, or "waves" for
+            cos 2 pi x and sin 2 pi x of every axis. On a periodic grid x itself jumps where the period closes: its
+            transform, and with it the network, then changes with the grid at first order.
         location: Kind of grid the positions are for: "node", "cell" or "periodic"; set from the data.
         activation: "gelu" or "relu".
         spectral: "fft", "dft" (truncated transform as matrix products) or "auto": "dft" where at most half of the modes
@@ -200,7 +202,7 @@ class FNO(Operator):
         n_layers: int = 4,
         projection_width: int = 128,
         padding: float = 0.0,
-        coordinates: bool = True,
+        coordinates: bool | Literal["waves"] = True,
         location: Location = "node",
         activation: Literal["gelu", "relu"] = "gelu",
         spectral: Literal["auto", "fft", "dft"] = "auto",
@@ -213,7 +215,8 @@ class FNO(Operator):
         activations: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}
         self.activation = activations[activation]
         ndim = len(n_modes)
-        self.lift = Pointwise(in_channels + ndim * coordinates, width)
+        positions = {False: 0, True: 1, "waves": 2}[coordinates] * ndim
+        self.lift = Pointwise(in_channels + positions, width)
         self.spectral_layers = nn.ModuleList(SpectralConv(width, width, n_modes) for _ in range(n_layers))
         self.pointwise_layers = nn.ModuleList(Pointwise(width, width) for _ in range(n_layers))
         self.project = nn.ModuleList([Pointwise(width, projection_width), Pointwise(projection_width, out_channels)])
@@ -254,6 +257,8 @@ class FNO(Operator):
         if self.coordinates:
             lines = [axis_positions(n, self.location, dtype=u.dtype, device=u.device) for n in shape]
             grid = torch.stack(torch.meshgrid(*lines, indexing="ij"))
+            if self.coordinates == "waves":
+                grid = torch.cat([torch.cos(2 * math.pi * grid), torch.sin(2 * math.pi * grid)])
             u = torch.cat([u, grid.expand(u.shape[0], *grid.shape)], 1)
         u = self.lift(u)
         last = len(self.spectral_layers) - 1
