@@ -120,7 +120,7 @@ def test_automatic_choice_takes_matrices_for_few_modes():
 @pytest.mark.parametrize("spectral", ["fft", "dft"])
 @pytest.mark.parametrize("coordinates", [False, "waves"])
 def test_refining_a_periodic_grid_does_not_change_the_output(spectral, coordinates):
-    """Band-limited input, smooth positions or none: the rest is aliasing by the activation, which refinement removes."""
+    """Band-limited input, smooth positions or none: the activation's aliasing is left, and refinement removes it."""
     model = FNO(1, 1, (8, 8), width=8, coordinates=coordinates, location="periodic", spectral=spectral).double()
 
     def field(grid: Grid) -> torch.Tensor:

@@ -113,7 +113,9 @@ def error_by_step(measured: Measured, label_error: float | None) -> bytes:
             axis.plot(x, middle, color=INK[name], label=LABEL[name], lw=1.8 if name == "surrogate" else 1.2)
             if name == "surrogate":
                 axis.fill_between(x, low, high, color=INK[name], alpha=0.2, lw=0)
-        if label_error:
+        shown = np.concatenate([v.numpy().ravel() for v in measured.coarse.steps.values()])
+        shown = shown[np.isfinite(shown)]
+        if label_error and len(shown) and label_error > 1e-2 * shown.min():  # else far below the picture
             axis.axhline(100 * label_error, color="#bbbbbb", lw=1, zorder=0, label="error of the labels")
         axis.set_yscale("log")
         axis.yaxis.set_major_formatter(lambda v, _: f"{v:g}%")
