@@ -361,7 +361,8 @@ def killed_again_and_again(root: Path, workers: int, moments: int, rng: random.R
         before, process = shards(root), start(root, f"workers={workers}")
         try:
             if rng.random() < 0.8:  # most of a short run is start-up, where there is little to go wrong
-                until(lambda before=before: shards(root) > before, process)
+                # or it had nothing left to do, having been killed between its last shard and the manifest
+                until(lambda b=before, p=process: shards(root) > b or p.poll() is not None, process)
             time.sleep(rng.uniform(0, 0.3))
             killed += process.poll() is None
         finally:
