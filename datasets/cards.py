@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from opkit.fields import first_index
-from opkit.files import write_json, write_text
+from opkit.files import human_bytes, write_json, write_text
 from opkit.pdes import PDE, Burgers, Darcy, Labels, NavierStokes
 from opkit.registry import family, names, pde_class, read, tuples
 from opkit.store import Dataset
@@ -239,14 +239,6 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
 
-def amount(count: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} GB"
-
-
 def duration(seconds: float) -> str:
     for unit, size in (("s", 90), ("min", 90 * 60)):
         if seconds < size:
@@ -263,7 +255,7 @@ def render(equation: str) -> str:
         error = "not measured" if v["label_error"] is None else f"{v['label_error']:.1e}"
         rows.append(
             [f"`{name}`", v["grid"], v["label_grid"], until, error, f"{v['seconds']:.2g}",
-             duration(1000 * v["seconds"]), amount(1000 * v["bytes"])]
+             duration(1000 * v["seconds"]), human_bytes(1000 * v["bytes"])]
         )  # fmt: skip
     head = [
         "`--pde`", "stored grid", "label grid", "frames", "label error", "CPU s per sample", "1000 samples, one core",

@@ -246,3 +246,11 @@ def test_every_variant_solves_and_is_resolved(name):
 def test_bad_arguments_are_refused_in_words(settings, message):
     with pytest.raises(ValueError, match=message):
         Burgers(**settings)
+
+
+def test_cole_hopf_makes_labels_too():
+    pde = Burgers(resolution=128, label_resolution=512, modes=40, scheme="cole-hopf")
+    label = pde.label(2, 0, 3)
+    stepped = dataclasses.replace(pde, scheme="etdrk4").label(2, 0, 3)
+    assert relative(label.fields["u"][:, 1:], stepped.fields["u"][:, 1:]) < 1e-8
+    assert label.diagnostics["residual"].shape == (2,) and label.diagnostics["residual"].max() < 1e-10

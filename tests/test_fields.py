@@ -7,6 +7,7 @@ from scipy import stats
 
 from opkit.fields import GRF, SPLIT_STRIDE, first_index, normals
 from opkit.grid import Grid
+from opkit.pdes import NavierStokes
 
 LAWS = [
     GRF(1, "periodic", 2.0, 5.0, sigma=25.0, modes=40, mean="drop"),
@@ -154,3 +155,40 @@ def test_impossible_laws_are_refused(arguments, message):
 def test_negative_seeds_are_refused():
     with pytest.raises(ValueError, match="seed"):
         normals("darcy", -1, 0, 1)
+
+
+def test_sums_by_fft_and_by_matrix_product_are_the_same(monkeypatch):
+    """Two ways to sum one series; the second is tested above against its orthonormal basis."""
+    for law, grid in (
+        (GRF(1, "periodic", 2.0, 5.0, modes=20, mean="keep", length=2.0), Grid((51,), "periodic", 2.0)),
+        (GRF(2, "periodic", 2.5, 7.0, modes=6), Grid((16, 21), "periodic")),
+    ):
+        coefficients = law.coefficients(3, 1)
+        by_product = law.evaluate(coefficients, grid)
+        with monkeypatch.context() as patch:
+            patch.setattr("opkit.fields.FFT_FROM", 0)
+            by_fft = law.evaluate(coefficients, grid)
+        assert not torch.equal(by_fft, by_product), "the same way was taken twice"
+        torch.testing.assert_close(by_fft, by_product, rtol=0, atol=1e-14)
+
+
+def test_the_spectrum_of_initial_vorticities_is_the_stated_one_and_isotropic():
+    """Mean energy of every shell of 300 samples by FFT, against 7^3 / (4 pi^2 k^2 + 49)^2.5 summed by hand; chi-square
+    bounds of 4.5 deviations. A factor sqrt(2) in the amplitude is a factor two here."""
+    n, count = 16, 300
+    samples = NavierStokes(resolution=n, modes=7, initial="code2022").sample(count, seed=2)[:, 0]
+    energy = torch.fft.fft2(samples, norm="forward").abs().square()
+    k = torch.fft.fftfreq(n, 1 / n, dtype=torch.float64)
+    square = k[:, None] ** 2 + k**2
+    exact = 7.0**3 / (4 * math.pi**2 * square + 49) ** 2.5
+    inside = (k.abs() <= 7)[:, None] & (k.abs() <= 7) & (square > 0)
+    for shell in range(1, 8):
+        mask = inside & (square.sqrt().round() == shell)
+        waves = int(mask.sum()) / 2  # a wave and its negative are one complex draw: two normals
+        bound = 4.5 * math.sqrt(1 / (count * waves)) * 1.5  # weights differ within a shell
+        assert abs(float(energy[:, mask].sum(1).mean() / exact[mask].sum()) - 1) < bound
+    along_x, along_y = (
+        energy[:, (s & inside)].sum(1) for s in (k[:, None].abs() > k.abs(), k[:, None].abs() < k.abs())
+    )
+    difference = along_x - along_y
+    assert abs(float(difference.mean())) < 4.5 * float(difference.std()) / math.sqrt(count)

@@ -41,28 +41,36 @@ def samples(
 ) -> bytes:
     """Best, median and worst test sample: input, truth, prediction, error; of a trajectory, the last frame."""
     when = "" if horizon is None else f" after {horizon} step{'s' if horizon > 1 else ''}"
-    if grid.ndim == 1:
-        return _lines(measured.samples, inputs[0], outputs[0], grid, when)
-    return _images(measured.samples, inputs[0], outputs[0], grid, when)
+    draw = _lines if grid.ndim == 1 else _images
+    return draw(measured.samples, inputs, outputs[0], grid, when)
 
 
-def _caption(sample: Sample) -> str:
+def _fields_and_numbers(rows: list[Sample], inputs: tuple[str, ...]) -> tuple[list[int], list[int]]:
+    """Which input channels are fields, and which are parameters drawn per sample: constant in space in every row."""
+    flat = [all(bool((s.input[i] == s.input[i].flatten()[0]).all()) for s in rows) for i in range(len(inputs))]
+    return [i for i, f in enumerate(flat) if not f or i == 0], [i for i, f in enumerate(flat) if f and i]
+
+
+def _caption(sample: Sample, inputs: tuple[str, ...], numbers: list[int]) -> str:
     error = f"{100 * sample.error:.2f}%" if np.isfinite(sample.error) else "not finite"
-    return f"{sample.role}\nsample {sample.index}\nrel. L2 {error}"
+    parameters = "".join(f"\n{inputs[i]} {float(sample.input[i].flatten()[0]):.3g}" for i in numbers)
+    return f"{sample.role}\nsample {sample.index}\nrel. L2 {error}{parameters}"
 
 
-def _lines(rows: list[Sample], source: str, target: str, grid: Grid, when: str) -> bytes:
+def _lines(rows: list[Sample], inputs: tuple[str, ...], target: str, grid: Grid, when: str) -> bytes:
+    _, numbers = _fields_and_numbers(rows, inputs)
+
     def draw(figure: Any) -> None:
         axes = figure.subplots(len(rows), 2, squeeze=False, sharex=True, sharey="col")
         x = grid.axis(0).numpy()
         for row, sample in enumerate(rows):
             left, right = axes[row]
-            left.plot(x, sample.input[0], color="#bbbbbb", lw=1.2, label=f"input {source}")
+            left.plot(x, sample.input[0], color="#bbbbbb", lw=1.2, label=f"input {inputs[0]}")
             left.plot(x, sample.truth[0], color=INK["truth"], lw=1.6, label=f"truth {target}{when}")
             left.plot(x, sample.prediction[0], color=INK["surrogate"], lw=1.6, ls="--", label="prediction")
             right.plot(x, sample.prediction[0] - sample.truth[0], color=INK["interpolation"], lw=1.2)
             right.axhline(0, color="#bbbbbb", lw=1, zorder=0)
-            left.set_ylabel(_caption(sample), fontsize=10, rotation=0, ha="right", va="center")
+            left.set_ylabel(_caption(sample, inputs, numbers), fontsize=10, rotation=0, ha="right", va="center")
         axes[0, 0].legend(frameon=False, fontsize=9)
         axes[0, 1].set_title("error (one scale for all rows)", fontsize=10)
         for axis in axes[-1]:
@@ -71,19 +79,23 @@ def _lines(rows: list[Sample], source: str, target: str, grid: Grid, when: str) 
     return render(draw, 12, 2.2 * len(rows))
 
 
-def _images(rows: list[Sample], source: str, target: str, grid: Grid, when: str) -> bytes:
-    """Inputs share one scale, as errors do."""
+def _images(rows: list[Sample], inputs: tuple[str, ...], target: str, grid: Grid, when: str) -> bytes:
+    """All input fields; each shares one scale over the rows, as errors do."""
+    shown, numbers = _fields_and_numbers(rows, inputs)
 
     def draw(figure: Any) -> None:
-        axes = figure.subplots(len(rows), 4, squeeze=False)
+        axes = figure.subplots(len(rows), 3 + len(shown), squeeze=False)
         errors = [(s.prediction[0] - s.truth[0]).numpy() for s in rows]
         limit = max((float(np.abs(e[np.isfinite(e)]).max(initial=0.0)) for e in errors), default=0.0) or 1.0
-        span = {"vmin": min(float(s.input[0].min()) for s in rows), "vmax": max(float(s.input[0].max()) for s in rows)}
+        spans = {
+            i: {"vmin": min(float(s.input[i].min()) for s in rows), "vmax": max(float(s.input[i].max()) for s in rows)}
+            for i in shown
+        }
         extent = (0, grid.lengths[0], 0, grid.lengths[1])
         for row, (sample, error) in enumerate(zip(rows, errors, strict=True)):
             low, high = float(sample.truth[0].min()), float(sample.truth[0].max())
             panels: list[tuple[str, Any, dict[str, Any]]] = [
-                (f"input {source}", sample.input[0], {"cmap": "cividis", **span}),
+                *((f"input {inputs[i]}", sample.input[i], {"cmap": "cividis", **spans[i]}) for i in shown),
                 (f"truth {target}{when}", sample.truth[0], {"cmap": "viridis", "vmin": low, "vmax": high}),
                 ("prediction", sample.prediction[0], {"cmap": "viridis", "vmin": low, "vmax": high}),
                 ("error (one scale for all rows)", error, {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}),
@@ -96,9 +108,9 @@ def _images(rows: list[Sample], source: str, target: str, grid: Grid, when: str)
                 figure.colorbar(image, ax=axis, shrink=0.85, format="%.2g")
                 if row == 0:
                     axis.set_title(title, fontsize=10)
-            axes[row, 0].set_ylabel(_caption(sample), fontsize=10, rotation=0, ha="right", va="center")
+            axes[row, 0].set_ylabel(_caption(sample, inputs, numbers), fontsize=10, rotation=0, ha="right", va="center")
 
-    return render(draw, 12, 2.6 * len(rows))
+    return render(draw, 3 * (3 + len(shown)), 2.6 * len(rows))
 
 
 def error_by_step(measured: Measured, label_error: float | None) -> bytes:

@@ -4,7 +4,7 @@
               Cox and Matthews, J. Comput. Phys. 176 (2002); phi functions by contour means, Kassam and Trefethen, SIAM
               J. Sci. Comput. 26 (2005)
     imex      low-storage Runge-Kutta of order four for N (Carpenter and Kennedy, NASA TM-109112, 1994) with
-              Crank-Nicolson for L: second order in all, two registers
+              Crank-Nicolson for L: second order in all; state and one register instead of five stages and six weights
     euler     forward Euler for N with Crank-Nicolson for L: first order, what published generators use
 
 States are real: complex coefficients are pairs along a last axis of length 2, and L is real.
@@ -71,12 +71,12 @@ RK_C = (
 
 
 def imex_step(v: Tensor, nonlinear: Nonlinear, linear: Tensor, dt: float) -> Tensor:
-    """One step of five stages; only the state and one register are kept."""
+    """One step of five stages; from one to the next only the state and one register are kept."""
     register = torch.zeros_like(v)
     for a, b, start, end in zip(RK_A, RK_B, RK_C, RK_C[1:], strict=False):
         register.mul_(a).add_(nonlinear(v))
-        half = 0.5 * dt * (end - start)
-        v = (v + b * dt * register + half * linear * v) / (1 - half * linear)
+        half = (0.5 * dt * (end - start)) * linear
+        v = torch.addcmul(v, half, v).add_(register, alpha=b * dt).div_(half.neg_().add_(1))
     return v
 
 

@@ -230,6 +230,7 @@ class _Flow:
         if "viscosity" not in pde.varying:
             viscosity = viscosity[:1]  # one set of coefficients serves the whole batch
         self.linear = -viscosity[:, None, None] * square - pde.drag
+        self.linear_pairs = self.linear[..., None].to(self.dtype)
         self.coefficients: dict[float, tuple[Tensor, ...]] = {}
         inverse = torch.where(square > 0, 1 / square.clamp_min(1e-300), 0.0)
         complex_type = torch.complex64 if self.dtype == torch.float32 else torch.complex128
@@ -358,10 +359,9 @@ class _Flow:
                     self.coefficients.clear()  # sets of six arrays; few are in use at a time
                 self.coefficients[dt] = tuple(self._pairs(c) for c in etdrk4_coefficients(self.linear, dt))
             return etdrk4_step(state, self.nonlinear, self.coefficients[dt])
-        linear = self._pairs(self.linear)
         if self.pde.scheme == "imex":
-            return imex_step(state, self.nonlinear, linear, dt)
-        return euler_step(state, self.convective, linear, dt)
+            return imex_step(state, self.nonlinear, self.linear_pairs, dt)
+        return euler_step(state, self.convective, self.linear_pairs, dt)
 
     def _run(self, state: Tensor, interval: float, count: int) -> Tensor:
         for _ in range(count):
@@ -402,7 +402,8 @@ class _Flow:
         if len(rows) == len(self.padded):
             return self
         part = copy.copy(self)
-        part.linear = self.linear[rows] if len(self.linear) > 1 else self.linear
+        if len(self.linear) > 1:
+            part.linear, part.linear_pairs = self.linear[rows], self.linear_pairs[rows]
         part.forcing = self.forcing[rows] if len(self.forcing) > 1 else self.forcing
         part.coefficients = {} if len(self.linear) > 1 else self.coefficients
         return part
