@@ -20,6 +20,9 @@ from torch import Tensor
 
 Location = Literal["node", "cell", "periodic"]
 LOCATIONS: tuple[Location, ...] = ("node", "cell", "periodic")
+Boundary = Literal["periodic", "dirichlet", "neumann", "open"]
+BOUNDARIES: tuple[Boundary, ...] = ("periodic", "dirichlet", "neumann", "open")
+"""What is known of the solution on the walls: nothing of it, as there are none; zero; zero slope; nothing."""
 Method = Literal["auto", "strided", "linear", "cubic", "spectral"]
 
 
@@ -196,12 +199,21 @@ class Spec:
     Args:
         inputs: Names of the input channels, such as ("a",).
         outputs: Names of the output channels, such as ("u",).
-        grid: The training grid; models take its number of axes and its kind, never its size.
+        grid: The training grid. Its number of axes and kind are every model's; its size only that of models that are
+            tied to it and say so (`Operator.resolution`).
+        boundary: What is known of the outputs on the walls.
     """
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     grid: Grid
+    boundary: Boundary = "open"
+
+    def __post_init__(self) -> None:
+        if self.boundary not in BOUNDARIES:
+            raise ValueError(f"boundary is one of {', '.join(BOUNDARIES)}, got {self.boundary!r}.")
+        if self.grid.location == "periodic":
+            object.__setattr__(self, "boundary", "periodic")
 
     @property
     def ndim(self) -> int:

@@ -5,11 +5,13 @@ import math
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from opkit.grid import Grid, Spec
 from opkit.models import FNO, count_parameters
-from opkit.models.fno import SpectralConv
+from opkit.models.fno import ChannelNorm
+from opkit.models.spectral import SpectralConv
 
 
 def direct(u: torch.Tensor, weight: torch.Tensor, n_modes: tuple[int, ...], period: tuple[int, ...]) -> torch.Tensor:
@@ -78,8 +80,9 @@ def test_parity_with_neuraloperator(n_modes, shape, spectral):
 
     Its blocks apply the activation twice; with relu that is once. Its grid embedding leaves out the end point.
     """
-    theirs_class = pytest.importorskip("neuralop.models").FNO
-    theirs = theirs_class(
+    from opkit.models.neuralop import neuralop
+
+    theirs = neuralop.models.FNO(
         n_modes=n_modes, in_channels=2, out_channels=3, hidden_channels=6, n_layers=3, lifting_channel_ratio=0,
         projection_channel_ratio=2, use_channel_mlp=False, non_linearity=F.relu,
     )  # fmt: skip
@@ -191,6 +194,150 @@ def test_shift_equivariance_on_periodic_grids():
     torch.testing.assert_close(model(u.roll((4, 7), (2, 3))), model(u).roll((4, 7), (2, 3)), rtol=0, atol=1e-13)
 
 
+OPTIONS: list[dict] = [
+    dict(lifting_width=9),
+    dict(mlp_expansion=0.5, second_activation="after"),
+    dict(mlp_expansion=2.0, mlp_skip="linear", dropout=0.1),
+    dict(mlp_expansion=1.0, mlp_skip="identity", skip="gate", norm="group"),
+    dict(mlp_expansion=1.0, mlp_skip="none", skip="identity", norm="instance", second_activation="after"),
+    dict(skip="none", tanh=True),
+    dict(norm="group", second_activation="before", mlp_expansion=0.5),
+    dict(norm="instance"),
+]
+
+
+def with_options(options: dict, **arguments) -> FNO:
+    """In double precision, its zeros and ones (biases, gates, scales) drawn at random."""
+    torch.manual_seed(0)
+    model = FNO(1, 2, (6, 6), width=6, n_layers=3, projection_width=8, **options, **arguments).double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(torch.randn_like(parameter) / 4)
+    return model
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+class TestOptions:
+    def test_shift_equivariance(self, options):
+        model = with_options(options, coordinates=False, location="periodic")
+        u = torch.randn(1, 1, 15, 12, dtype=torch.float64)
+        out = model(u)
+        torch.testing.assert_close(
+            model(u.roll((4, 7), (2, 3))), out.roll((4, 7), (2, 3)), rtol=0, atol=1e-12 * out.abs().max().item()
+        )
+
+    def test_refining_a_periodic_grid(self, options):
+        """Aliasing of the nonlinearities is all there is; it falls faster than any power."""
+        model = with_options(options, coordinates="waves", location="periodic")
+
+        def output(n: int) -> torch.Tensor:
+            x, y = Grid((n, n), "periodic").coordinates
+            return model((torch.sin(2 * torch.pi * x) * torch.cos(4 * torch.pi * y))[None, None])[
+                ..., :: n // 16, :: n // 16
+            ]
+
+        outputs = [output(n) for n in (16, 32, 64)]
+        scale = (outputs[-1] - outputs[-1].mean()).norm()
+        coarse, fine = ((out - outputs[-1]).norm() / scale for out in outputs[:2])
+        assert coarse < 0.05 and fine < coarse / 8
+
+    def test_refining_a_grid_with_walls(self, options):
+        """Second order, means of the norms included."""
+        model = with_options(options, padding=1 / 7)
+        outputs = []
+        for n in (29, 57, 113, 225):
+            x, y = Grid((n, n)).coordinates
+            outputs.append(
+                model((torch.exp(x) * torch.cos(2 * y))[None, None])[..., :: (n - 1) // 28, :: (n - 1) // 28]
+            )
+        changes = [(a - b).norm().item() for a, b in itertools.pairwise(outputs)]
+        orders = [math.log2(a / b) for a, b in itertools.pairwise(changes)]
+        assert all(1.7 < order < 2.3 for order in orders), orders
+
+    def test_every_parameter_has_a_gradient_and_samples_are_apart(self, options):
+        model = with_options(options).train()
+        u = torch.randn(3, 1, 13, 12, dtype=torch.float64)
+        (model(u) * torch.randn(3, 2, 13, 12).double()).sum().backward()
+        idle = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 1e-9]
+        assert not idle
+        model.eval()
+        out = model(u)
+        assert (model(u) == out).all()
+        u[0] = 7
+        torch.testing.assert_close(model(u)[1:], out[1:], rtol=0, atol=1e-12)
+
+    def test_both_transforms_agree(self, options):
+        model = with_options(options, padding=0.25)
+        for shape in ((15, 17), (20, 13)):
+            u = torch.randn(2, 1, *shape, dtype=torch.float64)
+            model.spectral = "fft"
+            expected = model(u)
+            model.spectral = "dft"
+            torch.testing.assert_close(model(u), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [OPTIONS[3] | dict(padding=0.25), OPTIONS[6] | dict(domain_padding=0.2, lifting_width=5, tanh=True)],
+)
+def test_traced_whole_with_options_and_free_sizes(options):
+    model = with_options(options)
+    torch._dynamo.reset()
+    traced = torch.compile(model, fullgraph=True, dynamic=True, backend="eager")
+    for n, shape in ((2, (15, 17)), (3, (20, 13))):
+        u = torch.randn(n, 1, *shape, dtype=torch.float64)
+        torch.testing.assert_close(traced(u), model(u), rtol=0, atol=1e-12)
+
+
+def test_means_of_norms_are_means_over_the_domain():
+    """x on [0, 1] has mean 1/2 and variance 1/12: by the trapezoid rule to second order, over points to first."""
+    for n in (11, 21):
+        x = torch.linspace(0, 1, n, dtype=torch.float64)
+        u = torch.stack([x**2, 3 * x])[None]
+        out = ChannelNorm("instance", 2).double()(u, walls=True)
+        weight = Grid((n,)).weights
+        torch.testing.assert_close((out * weight).sum(-1), torch.zeros(1, 2, dtype=torch.float64), rtol=0, atol=1e-14)
+        torch.testing.assert_close((out[0, 1, -1]) ** 2, torch.tensor(0.25 * 12.0).double(), rtol=3 / n**2, atol=0)
+        group = ChannelNorm("group", 2).double()(u, walls=True)
+        assert abs((group * weight).sum()) < 1e-14 and abs((group[:, 0] * weight).sum()) > 0.1
+    u = torch.randn(2, 3, 5, 6, dtype=torch.float64)
+    whole = ChannelNorm("group", 3).double()
+    with torch.no_grad():
+        whole.weight.copy_(torch.tensor([1.0, 2.0, 3.0]))
+    flat = u.flatten(1)
+    expected = (u - flat.mean(1).view(2, 1, 1, 1)) / (flat.var(1, correction=0).view(2, 1, 1, 1) + 1e-5).sqrt()
+    torch.testing.assert_close(whole(u), expected * torch.tensor([1.0, 2, 3]).view(3, 1, 1), rtol=0, atol=1e-12)
+
+
+def test_zeros_put_around_the_field_are_a_fraction_of_its_points_on_both_sides():
+    """What the network makes of a field is what it makes of the lifted field padded by hand."""
+    torch.manual_seed(0)
+    model = FNO(1, 1, (4, 4), width=4, n_layers=2, coordinates=False, domain_padding=(0.25, 0.5)).double()
+    by_hand = FNO(1, 1, (4, 4), width=4, n_layers=2, coordinates=False).double()
+    by_hand.load_state_dict(model.state_dict())
+    by_hand.lift, lift = nn.Identity(), by_hand.lift
+    by_hand.in_channels = 4
+    u = torch.randn(2, 1, 10, 7, dtype=torch.float64)
+    padded = F.pad(lift(u), (4, 4, 2, 2))  # 0.5 * 7 = 3.5 and 0.25 * 10 = 2.5, halves to even
+    torch.testing.assert_close(model(u), by_hand(padded)[..., 2:-2, 4:-4], rtol=0, atol=1e-13)
+
+
+def test_dropout_acts_in_training_alone():
+    model = FNO(1, 1, (4, 4), width=8, mlp_expansion=1.0, dropout=0.5)
+    u = torch.randn(1, 1, 9, 9)
+    assert (model(u) != model(u)).any()
+    model.eval()
+    assert (model(u) == model(u)).all()
+
+
+def test_without_options_the_weights_have_the_names_they_always_had():
+    names = {"lift.weight", "lift.bias", *(f"project.{i}.{p}" for i in (0, 1) for p in ("weight", "bias"))}
+    for i in range(2):
+        names |= {f"spectral_layers.{i}.weight", f"pointwise_layers.{i}.weight", f"pointwise_layers.{i}.bias"}
+    assert set(FNO(1, 1, (4, 4), width=4, n_layers=2).state_dict()) == names
+
+
 def test_every_parameter_receives_a_gradient():
     model = FNO(2, 1, n_modes=(6, 6), width=6)
     model(torch.randn(3, 2, 12, 12)).square().sum().backward()
@@ -249,6 +396,18 @@ def test_compiled_it_gives_the_same_numbers():
         (dict(padding=-0.1), "padding"),
         (dict(in_channels=0), "in_channels"),
         (dict(location="nodes"), "location"),
+        (dict(skip="conv"), "skip is one of linear, gate, identity, none, got 'conv'"),
+        (dict(mlp_skip="soft-gating"), "mlp_skip is one of"),
+        (dict(norm="batch"), "norm is one of none, instance, group, got 'batch'"),
+        (dict(second_activation=True), "second_activation is one of none, after, before, got True"),
+        (dict(lifting_width=-1), "lifting_width"),
+        (dict(spectral="wavelet"), "spectral is one of"),
+        (dict(coordinates="grid"), "coordinates is true, false or 'waves', got 'grid'"),
+        (dict(mlp_expansion=0.01), "mlp_expansion.*at least one hidden channel of width=32, got 0.01"),
+        (dict(dropout=1.5), "dropout is a probability"),
+        (dict(domain_padding=[0.1]), "domain_padding.*2 axes"),
+        (dict(domain_padding=2), "domain_padding"),
+        (dict(domain_padding=0.1, padding=0.1), "exclude each other"),
     ],
 )
 def test_impossible_arguments_are_refused(arguments, message):

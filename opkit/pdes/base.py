@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from opkit.fields import SPLIT_STRIDE, seed_key
-from opkit.grid import Grid, Method, Spec
+from opkit.grid import Boundary, Grid, Method, Spec
 
 GPU_POINTS = 2**22
 """Grid points solved together on a GPU: fewer leave it idle, more only take memory."""
@@ -90,6 +90,11 @@ class PDE(ABC):
         return "periodic" if self.grid.location == "periodic" else "unspecified"
 
     @property
+    def walls(self) -> Boundary:
+        """What models may take for granted of the solution on the boundary."""
+        return "periodic" if self.grid.location == "periodic" else "open"
+
+    @property
     def symmetries(self) -> int:
         """How many generating symmetries training may apply to a sample, 0 for none: reflections of each axis, then
         exchange of the first two axes. Right only where both the equation and the law of its inputs have them and all
@@ -114,7 +119,7 @@ class PDE(ABC):
     @property
     def spec(self) -> Spec:
         """Channel names and grid, for building a model."""
-        return Spec(self.inputs, self.outputs, self.grid)
+        return Spec(self.inputs, self.outputs, self.grid, self.walls)
 
     @property
     def restriction(self) -> Method:

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from opkit.fields import GRF, seed_key
-from opkit.grid import Grid
+from opkit.grid import Boundary, Grid
 from opkit.pdes.base import PDE
 from opkit.pdes.elliptic import FaceMean, Solver, WallLocation, solve_dirichlet
 
@@ -151,6 +151,10 @@ class Darcy(PDE):
             "linear": f"u = {self.boundary_amplitude:g} (1 - x) on all walls",
             "random": "u = g on all walls",
         }[self.boundary_values]
+
+    @property
+    def walls(self) -> Boundary:
+        return "dirichlet" if self.boundary_values == "zero" else "open"
 
     @property
     def symmetries(self) -> int:

@@ -1,0 +1,61 @@
+"""Layers that several architectures share."""
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from opkit.models.activations import activation as make_activation
+
+FFN = Literal["mlp", "glu", "bilinear", "reglu", "geglu", "swiglu"]
+
+GATES: dict[str, str] = {"glu": "sigmoid", "bilinear": "identity", "reglu": "relu", "geglu": "gelu", "swiglu": "silu"}
+
+
+class Pointwise(nn.Linear):
+    """The same linear layer at every point of `(b, c, *x)`."""
+
+    def forward(self, u: Tensor) -> Tensor:
+        weight = self.weight.expand(u.shape[0], *self.weight.shape)
+        bias: Tensor | None = self.bias
+        if bias is None:
+            return torch.bmm(weight, u.flatten(2)).unflatten(2, u.shape[2:])
+        return torch.baddbmm(bias[:, None], weight, u.flatten(2)).unflatten(2, u.shape[2:])
+
+
+class FeedForward(nn.Module):
+    """Two-layer network applied to the last axis: W2 act(W1 x + b1) + b2, or a gated variant of it.
+
+    The gated ones are W2 (gate(W1 x + b1) * (V x + c)) + b2, Shazeer 2020 (arXiv 2002.05202), their hidden width two
+    thirds of `hidden` so that the number of parameters stays about the same.
+
+    Args:
+        width: Length of the last axis.
+        hidden: Hidden width.
+        activation: Of "mlp"; the gated variants name theirs.
+        ffn: "mlp", or gated by sigmoid ("glu"), nothing ("bilinear"), "reglu", "geglu", "swiglu".
+        dropout: After the hidden layer.
+    """
+
+    def __init__(self, width: int, hidden: int, activation: str = "gelu", ffn: FFN = "mlp", dropout: float = 0.0):
+        super().__init__()
+        if ffn not in get_args(FFN):
+            raise ValueError(f"ffn={ffn!r} is not known; there are: {', '.join(get_args(FFN))}.")
+        self.gated = ffn != "mlp"
+        if self.gated:
+            hidden = max(1, round(2 * hidden / 3))
+            self.activation = nn.Sigmoid() if ffn == "glu" else make_activation(GATES[ffn])
+        else:
+            self.activation = make_activation(activation)
+        self.inner = nn.Linear(width, 2 * hidden if self.gated else hidden)
+        self.dropout = nn.Dropout(dropout)
+        self.outer = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.inner(x)
+        if self.gated:
+            gate, value = x.chunk(2, -1)
+            x = self.activation(gate) * value
+        else:
+            x = self.activation(x)
+        return self.outer(self.dropout(x))
