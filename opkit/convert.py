@@ -359,7 +359,7 @@ def check_definitions(inputs: torch.Tensor, paths: torch.Tensor, pde: PDE, codes
         raise ConfigError(f"there are no published definitions of {pde.equation} to compare with.")
     fits = definitions.compare(tried, inputs, outputs)
     yield f"relative L2 distance of {len(inputs)} stored solutions{at} from opkit's, solved for the stored inputs:"
-    yield "    error      times    error   definition"
+    yield "    error      factor   with it definition"
     for fit in fits:
         if fit.error is None:
             yield f"    -          -        -       {fit.name} ({fit.reason})"

@@ -17,83 +17,89 @@ from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
 from opkit.fields import seed_key
-from opkit.settings import Data
-from opkit.store import Dataset, pair, read_fields
+from opkit.settings import Data, Stepping
+from opkit.stepping import stepped, window, windows
+from opkit.store import Dataset, pair, read_fields, trajectories
 
 MEMORY_SHARE = 1 / 3
 """Largest share of free memory, host or GPU, that samples may take before they are read from disk."""
+
+ONE_STEP = Stepping()
 
 Request = tuple[list[int], np.ndarray | None]
 """Indices of a batch, and for each sample which of the symmetries to apply."""
 
 
 class MemoryFields(TorchDataset):
-    """Samples as two tensors, on the host or on a GPU.
+    """Samples of a steady equation as two tensors, on the host or on a GPU.
 
     Args:
-        inputs: `(n, c, *x)`: for an evolution equation the state at the start, then constant channels.
-        targets: `(n, c, *x)`; for an evolution equation the later states, `(n, t, c, *x)`, and an item is then a step
-            from one frame to the next: item i is step i % t of sample i // t.
+        inputs: `(n, c, *x)`.
+        targets: `(n, c, *x)`.
     """
 
     def __init__(self, inputs: Tensor, targets: Tensor):
         self.inputs, self.targets = inputs, targets
-        self.steps = targets.shape[1] if targets.ndim > inputs.ndim else None
 
     def __len__(self) -> int:
-        return len(self.inputs) * (self.steps or 1)
+        return len(self.inputs)
 
     def __getitem__(self, request: Request) -> tuple[Tensor, Tensor]:
         indices, moves = request
         items = torch.as_tensor(indices, dtype=torch.int64, device=self.inputs.device)  # may be empty
-        if self.steps is None:
-            return apply_symmetry((self.inputs[items], self.targets[items]), moves)
-        rows, step = items // self.steps, items % self.steps
-        return apply_symmetry(one_step(self.inputs[rows], self.targets, rows, step), moves)
+        return apply_symmetry((self.inputs[items], self.targets[items]), moves)
+
+
+class MemoryTrajectories(TorchDataset):
+    """Trajectories, on the host or on a GPU. Item i is window i % w of sample i // w, each holding w windows.
+
+    Args:
+        frames: `(n, t, c, *x)`.
+        constants: Parameters drawn per sample, `(n, k)`.
+        stepping: Frames in and out of a window.
+    """
+
+    def __init__(self, frames: Tensor, constants: Tensor, stepping: Stepping):
+        self.frames, self.constants, self.stepping = frames, constants, stepping
+        self.windows = windows(frames.shape[1], stepping)
+
+    def __len__(self) -> int:
+        return len(self.frames) * self.windows
+
+    def __getitem__(self, request: Request) -> tuple[Tensor, Tensor]:
+        indices, moves = request
+        items = torch.as_tensor(indices, dtype=torch.int64, device=self.frames.device)
+        pairs = window(self.frames, self.constants, items // self.windows, items % self.windows, self.stepping)
+        return apply_symmetry(pairs, moves)
 
 
 class StoredFields(TorchDataset):
     """The same, read from shards as they are asked for; safe in loader processes, which open their own files."""
 
-    def __init__(self, data: Dataset, count: int):
+    def __init__(self, data: Dataset, count: int, stepping: Stepping):
         self.shards = [shard for shard in data.shards() if shard[0] < count]
-        self.count, self.pde = count, data.pde
-        self.steps = None if data.pde.times is None else len(data.pde.times) - 1
+        self.count, self.pde, self.stepping = count, data.pde, stepping
+        self.windows = 1 if data.pde.times is None else windows(len(data.pde.times), stepping)
 
     def __len__(self) -> int:
-        return self.count * (self.steps or 1)
+        return self.count * self.windows
 
     def __getitem__(self, request: Request) -> tuple[Tensor, Tensor]:
         indices, moves = request
-        parts = []
-        for item in indices:
-            i, step = divmod(item, self.steps or 1)
-            start, _, path = next(s for s in self.shards if s[0] <= i < s[1])
-            inputs, targets = pair(self.pde, read_fields(path, self.pde, slice(i - start, i - start + 1)))
-            if self.steps is not None:
-                inputs, targets = one_step(inputs, targets, torch.zeros(1, dtype=torch.int64), torch.tensor([step]))
-            parts.append((inputs, targets))
+        parts = [self._item(*divmod(item, self.windows)) for item in indices]
         if not parts:  # a rank beyond the samples of a short batch
-            shape = self.pde.grid.shape
-            return torch.empty(0, len(self.pde.inputs), *shape), torch.empty(0, len(self.pde.outputs), *shape)
+            spec = stepped(self.pde.spec, self.stepping, self.pde.times)
+            shape = spec.grid.shape
+            return torch.empty(0, len(spec.inputs), *shape), torch.empty(0, len(spec.outputs), *shape)
         inputs, targets = (torch.cat(column) for column in zip(*parts, strict=True))
         return apply_symmetry((inputs, targets), moves)
 
-
-def one_step(inputs: Tensor, trajectories: Tensor, rows: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-    """(frame, next frame) of evolution equations, constant channels kept.
-
-    Args:
-        inputs: First frames and constant channels of the wanted samples, `(b, c + constants, *x)`.
-        trajectories: The later frames of all samples, `(n, t, c, *x)`.
-        rows: Which samples, `(b,)`.
-        step: From which frame, `(b,)`; 0 is the first.
-    """
-    channels = trajectories.shape[2]
-    before = trajectories[rows, (step - 1).clamp_min(0)]
-    first = (step == 0).view(-1, *(1 for _ in before.shape[1:]))
-    state = torch.where(first, inputs[:, :channels], before)
-    return torch.cat([state, inputs[:, channels:]], 1), trajectories[rows, step]
+    def _item(self, i: int, start: int) -> tuple[Tensor, Tensor]:
+        first, _, path = next(s for s in self.shards if s[0] <= i < s[1])
+        stored = read_fields(path, self.pde, slice(i - first, i - first + 1))
+        if self.pde.times is None:
+            return pair(self.pde, stored)
+        return window(*trajectories(self.pde, stored), torch.tensor([0]), torch.tensor([start]), self.stepping)
 
 
 def apply_symmetry(batch: tuple[Tensor, Tensor], moves: np.ndarray | None) -> tuple[Tensor, Tensor]:
@@ -166,12 +172,13 @@ class FieldData(L.LightningDataModule):
         val: The stored validation split.
         settings: Sizes and how to feed them.
         seed: Seed of the order of samples.
+        stepping: Windows that trajectories are cut into.
     """
 
-    def __init__(self, train: Dataset, val: Dataset, settings: Data, seed: int):
+    def __init__(self, train: Dataset, val: Dataset, settings: Data, seed: int, stepping: Stepping = ONE_STEP):
         super().__init__()
-        self.train, self.val, self.settings, self.seed = train, val, settings, seed
-        self.fields: dict[str, MemoryFields | StoredFields] = {}
+        self.train, self.val, self.settings, self.seed, self.stepping = train, val, settings, seed, stepping
+        self.fields: dict[str, MemoryFields | MemoryTrajectories | StoredFields] = {}
 
     def setup(self, stage: str | None = None) -> None:
         if self.fields:
@@ -184,12 +191,15 @@ class FieldData(L.LightningDataModule):
         ):
             if not self._in_memory(needed):
                 data.verify(count)
-                self.fields[split] = StoredFields(data, count)
+                self.fields[split] = StoredFields(data, count, self.stepping)
                 continue
-            inputs, targets = pair(data.pde, data.load(count))
+            steady = data.pde.times is None
+            first, second = (pair if steady else trajectories)(data.pde, data.load(count))
             if device.type == "cuda" and needed < MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]:
-                inputs, targets = inputs.to(device), targets.to(device)
-            self.fields[split] = MemoryFields(inputs, targets)
+                first, second = first.to(device), second.to(device)
+            self.fields[split] = (
+                MemoryFields(first, second) if steady else MemoryTrajectories(first, second, self.stepping)
+            )
 
     def train_dataloader(self) -> DataLoader:
         symmetries = self.train.pde.symmetries if self.settings.augment else 0
@@ -214,7 +224,7 @@ class FieldData(L.LightningDataModule):
             rank,
             world,
         )
-        workers = 0 if isinstance(fields, MemoryFields) else self.settings.loader_workers
+        workers = self.settings.loader_workers if isinstance(fields, StoredFields) else 0
         context = "spawn" if workers else None
         return DataLoader(
             fields, sampler=batches, batch_size=None, num_workers=workers, multiprocessing_context=context,

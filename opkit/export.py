@@ -1,5 +1,7 @@
 """A surrogate as a self-contained program: torch.export with free batch and grid sizes.
 
+A model that works on its training grid alone (`resolution = "project"`) keeps that grid, and only the batch is free.
+
 The file holds the computation graph, weights and normaliser; `torch.export.load(path).module()(a)` runs it without
 opkit.
 """
@@ -16,7 +18,7 @@ from opkit.surrogate import Surrogate
 
 
 def export(surrogate: Surrogate, path: Path) -> float:
-    """Write the program and check it on a batch and a grid it was not traced on.
+    """Write the program and check it on a batch and, where grids are free, a grid it was not traced on.
 
     Args:
         surrogate: What to export; left as it is.
@@ -32,16 +34,17 @@ def export(surrogate: Surrogate, path: Path) -> float:
     least = max(8, model.operator.prepare_export())
     shape = surrogate.spec.grid.shape
     channels = len(surrogate.spec.inputs)
-    axes = {i + 2: Dim(f"n{i + 1}", min=least, max=2**14) for i in range(len(shape))}
-    example = torch.randn(2, channels, *(n + 3 + i for i, n in enumerate(shape)))
+    free = model.operator.resolution != "project"
+    axes = {i + 2: Dim(f"n{i + 1}", min=least, max=2**14) for i in range(len(shape))} if free else {}
+    example = torch.randn(2, channels, *(n + 3 + i for i, n in enumerate(shape)) if free else shape)
     try:
         with torch.no_grad():
             program = torch.export.export(model, (example,), dynamic_shapes=({0: Dim("batch"), **axes},))
     except Exception as problem:
-        raise OpkitError(
-            f"{surrogate.architecture.name} cannot be exported with free grid sizes: {str(problem).splitlines()[0]}"
-        ) from problem
-    other = torch.randn(3, channels, *(n + 10 - 2 * i for i, n in enumerate(shape)))
+        what, reason = "grid" if free else "batch", str(problem).splitlines()[0]
+        name = surrogate.architecture.name
+        raise OpkitError(f"{name} cannot be exported with free {what} sizes: {reason}") from problem
+    other = torch.randn(3, channels, *(n + 10 - 2 * i for i, n in enumerate(shape)) if free else shape)
     with torch.no_grad():
         expected = copy.deepcopy(surrogate.model).cpu()(other)
         difference = float((program.module()(other) - expected).norm() / expected.norm())

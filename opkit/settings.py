@@ -48,29 +48,58 @@ class Data:
 
 
 @dataclass(frozen=True)
+class Stepping:
+    """How a surrogate advances an evolution equation; has no meaning where the equation is steady.
+
+    Args:
+        history: Frames it is given.
+        bundle: Frames it predicts at a time.
+        target: What the network predicts: "absolute", the frame; "residual", its change from the last frame given.
+    """
+
+    history: int = 1
+    bundle: int = 1
+    target: Literal["absolute", "residual"] = "absolute"
+
+    def __post_init__(self) -> None:
+        _at_least("stepping", 1, history=self.history, bundle=self.bundle)
+
+
+@dataclass(frozen=True)
 class Optim:
     """AdamW (Loshchilov and Hutter 2019) on a one-cycle schedule (Smith and Topin 2019), stepped per batch.
 
     Args:
+        name: "adamw", or "adam", whose weight decay is added to the gradient, as several papers have it.
+        schedule: "one_cycle", or "step": `lr`, multiplied by `decay` every `decay_epochs` epochs.
         lr: Peak learning rate.
-        weight_decay: Decoupled weight decay.
-        warmup: Fraction of the steps spent rising to the peak.
-        div_factor: Peak over initial learning rate.
-        final_div_factor: Initial over final learning rate.
+        weight_decay: Weight decay; a learned activation's own parameters have none.
+        warmup: Fraction of the steps of "one_cycle" spent rising to the peak.
+        div_factor: Peak over initial learning rate of "one_cycle".
+        final_div_factor: Initial over final learning rate of "one_cycle".
+        decay_epochs: See `schedule`.
+        decay: See `schedule`.
         grad_clip: Largest gradient norm; null for none.
     """
 
+    name: Literal["adamw", "adam"] = "adamw"
+    schedule: Literal["one_cycle", "step"] = "one_cycle"
     lr: float = 3e-3
     weight_decay: float = 1e-4
     warmup: float = 0.3
     div_factor: float = 25.0
     final_div_factor: float = 1e4
+    decay_epochs: int = 100
+    decay: float = 0.5
     grad_clip: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("lr", "div_factor", "final_div_factor"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise ValueError(f"optim.{name} must be positive, got {getattr(self, name)}.")
+        _at_least("optim", 1, decay_epochs=self.decay_epochs)
+        if not 0 < self.decay <= 1:
+            raise ValueError(f"optim.decay is a factor between 0 and 1, got {self.decay}.")
         if not 0 < self.warmup < 1:
             raise ValueError(f"optim.warmup is a fraction between 0 and 1, got {self.warmup}.")
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):

@@ -41,6 +41,7 @@ from opkit.errors import DataError
 from opkit.fields import first_index
 from opkit.files import fingerprint, read_json, sha256, whole_file, write_json
 from opkit.grid import Grid
+from opkit.stepping import with_constants
 
 if TYPE_CHECKING:
     import h5py
@@ -370,23 +371,26 @@ class Dataset:
             raise _damaged(path, "its label_error/rel_l2 is not float64 with a row for each label_error/index")
 
 
-def pair(pde: "PDE", stored: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+def pair(pde: "PDE", stored: dict[str, Tensor], history: int = 1) -> tuple[Tensor, Tensor]:
     """(input, target) from what `Dataset.load` or `read_fields` returned.
 
     Returns:
-        The input `(n, c, *x)`: for an evolution equation, the state at the start and a constant channel per parameter
-        drawn per sample. The target: `(n, c, *x)`, or for an evolution equation the later states `(n, t, c, *x)`.
+        For a steady equation, input and target fields `(n, c, *x)`. For an evolution equation, the first `history`
+        frames as channels and a constant channel per parameter drawn per sample, and the later frames
+        `(n, t, c, *x)`.
     """
-    evolution = pde.times is not None
-    channels = []
-    for name in pde.inputs:
-        values = stored[name]
-        if name in pde.varying:
-            channels.append(values.view(-1, *(1 for _ in pde.grid.shape)).expand(-1, *pde.grid.shape))
-        else:
-            channels.append(values[:, 0] if evolution else values)
-    targets = torch.stack([stored[name] for name in pde.outputs], -pde.grid.ndim - 1)
-    return torch.stack(channels, 1), targets[:, 1:] if evolution else targets
+    if pde.times is None:
+        inputs = torch.stack([stored[name] for name in pde.inputs], 1)
+        return inputs, torch.stack([stored[name] for name in pde.outputs], 1)
+    frames, constants = trajectories(pde, stored)
+    return with_constants(frames[:, :history].flatten(1, 2), constants), frames[:, history:]
+
+
+def trajectories(pde: "PDE", stored: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """All frames `(n, t, c, *x)` of an evolution equation, and its parameters drawn per sample, `(n, k)`."""
+    frames = torch.stack([stored[name] for name in pde.outputs], 2)
+    constants = [stored[name].reshape(len(frames)) for name in pde.varying]
+    return frames, torch.stack(constants, 1) if constants else frames.new_empty(len(frames), 0)
 
 
 def read_fields(path: Path, pde: "PDE", rows: slice | np.ndarray) -> dict[str, Tensor]:

@@ -30,22 +30,56 @@ from opkit.errors import BundleError
 from opkit.files import read_json, sha256, whole_file, whole_folder, write_json, write_text
 from opkit.grid import Grid, Spec
 from opkit.models import Operator, count_parameters
+from opkit.models.activations import is_loaded
 from opkit.normalize import Normalizer
+from opkit.pdes import PDE
 from opkit.registry import Architecture, names
+from opkit.settings import Data, Stepping
+from opkit.stepping import time_step
+from opkit.store import Dataset
 
 FORMAT = 1
+ONE_STEP = Stepping()
 FILES = ("model.safetensors", "config.json", "physics.json", "metrics.json", "README.md")
 
 
 class PhysicalOperator(nn.Module):
-    """An operator between its normalisers: the differentiable map in physical units that is trained and saved."""
+    """An operator between its normalisers: the differentiable map in physical units that is trained and saved.
 
-    def __init__(self, operator: Operator, input_normalizer: Normalizer, output_normalizer: Normalizer):
+    Args:
+        operator: The network.
+        input_normalizer: Of its input channels.
+        output_normalizer: Of what it predicts.
+        residual: First and last + 1 input channel of the last frame given, if the network predicts the change from it.
+    """
+
+    def __init__(
+        self,
+        operator: Operator,
+        input_normalizer: Normalizer,
+        output_normalizer: Normalizer,
+        residual: tuple[int, int] | None = None,
+    ):
         super().__init__()
         self.operator, self.input_normalizer, self.output_normalizer = operator, input_normalizer, output_normalizer
+        self.residual = residual
 
     def forward(self, values: Tensor) -> Tensor:
-        return self.output_normalizer.inverse(self.operator(self.input_normalizer(values)))
+        return self.operator.constrain(self.operator.on_its_grid(values, self._on_its_grid))
+
+    def _on_its_grid(self, values: Tensor) -> Tensor:
+        outputs = self.output_normalizer.inverse(self.operator(self.input_normalizer(values)))
+        if self.residual is not None:
+            last = values[:, self.residual[0] : self.residual[1]]
+            outputs = outputs + last.repeat(1, outputs.shape[1] // last.shape[1], *(1 for _ in last.shape[2:]))
+        return self.operator.constrain(outputs)
+
+
+def residual_channels(spec: Spec, stepping: Stepping) -> tuple[int, int] | None:
+    """The input channels of the last frame given, where the network predicts the change from it; else None."""
+    channels = len(spec.outputs) // stepping.bundle
+    last = stepping.history * channels
+    return (last - channels, last) if stepping.target == "residual" else None
 
 
 class Surrogate:
@@ -57,6 +91,7 @@ class Surrogate:
         spec: Channels and training grid.
         physics: Content of physics.json.
         metrics: Content of metrics.json.
+        stepping: How a call advances an evolution equation.
     """
 
     def __init__(
@@ -66,8 +101,9 @@ class Surrogate:
         spec: Spec,
         physics: dict[str, Any],
         metrics: dict[str, Any] | None = None,
+        stepping: Stepping = ONE_STEP,
     ):
-        self.model = model.eval()
+        self.model, self.stepping = model.eval(), stepping
         self.architecture, self.spec, self.physics, self.metrics = architecture, spec, physics, metrics or {}
 
     @property
@@ -108,7 +144,8 @@ class Surrogate:
 
         Args:
             initial: State `(b, c, *x)` or `(c, *x)` at the start, followed by the channels of parameters drawn per
-                sample, if the equation has any; these stay as they are.
+                sample, if the equation has any; these stay as they are. A surrogate with a history takes that many
+                states, oldest first, all as channels, as `spec.inputs` lists them.
             steps: Time steps of physics.json's `time_step` each; at least 1.
 
         Returns:
@@ -128,13 +165,17 @@ class Surrogate:
             raise ValueError(f"rollout needs steps >= 1, got {steps}.")
         tensor, batched = self._check(initial)
         inputs = tensor if batched else tensor[None]
-        channels = len(self.spec.outputs)
-        state, constants = inputs[:, :channels], inputs[:, channels:]
-        frames = []
-        for _ in range(steps):
-            state = self._apply(torch.cat([state, constants], 1))
-            frames.append(state)
-        path = torch.stack(frames, 1) if batched else torch.cat(frames)
+        history, bundle = self.stepping.history, self.stepping.bundle
+        channels = len(self.spec.outputs) // bundle
+        given = history * channels
+        states, constants = inputs[:, :given], inputs[:, given:]
+        frames: list[Tensor] = []
+        while len(frames) < steps:
+            new = self._apply(torch.cat([states, constants], 1))
+            states = torch.cat([states, new], 1)[:, -given:]
+            frames += new.split(channels, 1)
+        path = torch.stack(frames[:steps], 1)
+        path = path if batched else path[0]
         return path.numpy() if isinstance(initial, np.ndarray) else path
 
     def _apply(self, inputs: Tensor) -> Tensor:
@@ -193,6 +234,8 @@ class Surrogate:
                 "inputs": list(self.spec.inputs),
                 "outputs": list(self.spec.outputs),
                 "grid": asdict(grid),
+                "boundary": self.spec.boundary,
+                "stepping": asdict(self.stepping),
                 "dtype": str(next(self.model.parameters()).dtype).removeprefix("torch."),
                 "parameters": count_parameters(self.model),
                 "weights_sha256": sha256(folder / "model.safetensors"),
@@ -202,6 +245,30 @@ class Surrogate:
             write_json(folder / "metrics.json", self.metrics)
             write_text(folder / "README.md", model_card(config, self.physics, self.metrics))
         return path
+
+
+def physics(pde: PDE, data: Data) -> dict[str, Any]:
+    """Content of a bundle's physics.json: the problem, and how to make its data again."""
+    train_set = Dataset(pde, "train", data.seed, Path())
+    return {
+        "pde": pde.equation,
+        "formula": pde.formula,
+        "parameters": train_set.config["parameters"],
+        "grid": {"shape": list(pde.grid.shape), "location": pde.grid.location, "length": list(pde.grid.lengths)},
+        "boundary": pde.boundary,
+        "time_step": time_step(pde.times),
+        "units": "dimensionless",
+        "input_distribution": pde.input_law,
+        "data": {
+            "generator": f"opkit {opkit.__version__}",
+            "seed": data.seed,
+            "key": train_set.key,
+            "train": data.train,
+            "val": data.val,
+            "test": data.test,
+            "test_fine": data.test_fine,
+        },
+    }
 
 
 def record_metrics(bundle: Path, metrics: dict[str, Any]) -> None:
@@ -245,20 +312,29 @@ def load(path: str | os.PathLike[str], device: torch.device | str = "cpu", revis
             tuple(config["inputs"]),
             tuple(config["outputs"]),
             Grid(tuple(grid["shape"]), grid["location"], _hashable(grid["length"])),
+            config.get("boundary", "open"),
         )
         architecture = Architecture(config["model"], config["arguments"])
+        foreign = [v for v in architecture.arguments.values() if isinstance(v, str) and not is_loaded(v)]
+        if foreign:
+            raise fail(
+                f"it needs {foreign[0]}, which is not imported; a bundle may not import code. Import it first, if you "
+                "trust it"
+            )
+        stepping = Stepping(**config.get("stepping", {}))
         with torch.device("meta"):
             operator = architecture.build(spec)
     except (KeyError, TypeError, ValueError) as problem:
         raise fail(f"config.json does not describe a model ({problem!r})") from None
     tensors = _read_weights(folder / "model.safetensors", config.get("weights_sha256"), fail)
-    statistics = [
+    given, predicted = (
         Normalizer(torch.zeros(len(channels)), torch.ones(len(channels))) for channels in (spec.inputs, spec.outputs)
-    ]
-    model = PhysicalOperator(operator, *statistics)
+    )
+    model = PhysicalOperator(operator, given, predicted, residual_channels(spec, stepping))
     _check_weights(model.state_dict(), tensors, fail)
-    model.load_state_dict(tensors, assign=True)
-    return Surrogate(model.to(device), architecture, spec, physics, metrics)
+    # Copies: a tensor read in place may start at any byte, and matrix products then round differently.
+    model.load_state_dict({name: value.clone() for name, value in tensors.items()}, assign=True)
+    return Surrogate(model.to(device), architecture, spec, physics, metrics, stepping)
 
 
 def find_bundle(path: str | os.PathLike[str], revision: str | None = None) -> Path:
@@ -340,7 +416,9 @@ def model_card(config: dict[str, Any], physics: dict[str, Any], metrics: dict[st
     verdicts = "\n".join(f"- {v['text']}" for v in metrics.get("verdicts", []))
     step = ""
     if physics.get("time_step") is not None:
-        ahead = f"One call advances by {physics['time_step']:g} time units"
+        frames = config.get("stepping", {}).get("bundle", 1)
+        ahead = f"One call gives the next {frames} frames," if frames > 1 else "One call advances by"
+        ahead += f" {physics['time_step']:g} time units" + (" apart" if frames > 1 else "")
         step = f"\n{ahead}; `surrogate.rollout(state, steps=10)` goes on.\n"
     shape = "(batch, " + str(len(config["inputs"])) + ", " + ", ".join("xyz"[: len(config["grid"]["shape"])]) + ")"
     return f"""---

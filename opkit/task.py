@@ -12,6 +12,7 @@ from torch import Tensor
 from opkit import metrics
 from opkit.errors import OpkitError
 from opkit.grid import Grid
+from opkit.models.activations import decay_groups
 from opkit.settings import Optim
 from opkit.surrogate import PhysicalOperator
 
@@ -72,9 +73,13 @@ class SupervisedTask(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optim = self.optim
-        optimizer = torch.optim.AdamW(self.parameters(), lr=optim.lr, weight_decay=optim.weight_decay)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
+        kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[optim.name]
+        optimizer = kind(decay_groups(self, optim.weight_decay), lr=optim.lr)
+        if optim.schedule == "step":
+            steps = torch.optim.lr_scheduler.StepLR(optimizer, optim.decay_epochs, optim.decay)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": steps, "interval": "epoch"}}
+        cycle = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, optim.lr, total_steps=int(self.trainer.estimated_stepping_batches), pct_start=optim.warmup,
             div_factor=optim.div_factor, final_div_factor=optim.final_div_factor,
         )  # fmt: skip
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}

@@ -24,28 +24,29 @@ import torch
 import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor
 
-import opkit
 from opkit.datamodule import FieldData
 from opkit.errors import ConfigError, RunError
 from opkit.evaluation import evaluate_surrogate, fine_problems
 from opkit.files import write_text
 from opkit.generate import available_cores, ensure
+from opkit.grid import Spec
 from opkit.models import count_parameters
 from opkit.normalize import Normalizer
 from opkit.pdes import PDE
 from opkit.progress import progress
 from opkit.registry import Architecture
-from opkit.settings import Data, Evaluation, Optim
-from opkit.store import Dataset
-from opkit.surrogate import PhysicalOperator, Surrogate
+from opkit.settings import Data, Evaluation, Optim, Stepping
+from opkit.stepping import stepped, time_step
+from opkit.surrogate import PhysicalOperator, Surrogate, physics, residual_channels
 from opkit.task import SupervisedTask
 
 POSITIVE_TRAINER_ARGUMENTS = (
     "max_epochs", "max_steps", "limit_train_batches", "limit_val_batches", "accumulate_grad_batches",
     "check_val_every_n_epoch", "val_check_interval",
 )  # fmt: skip
-FIXED_SECTIONS = ("pde", "model", "data", "optim")
+FIXED_SECTIONS = ("pde", "model", "data", "optim", "stepping")
 """Settings that a resumed run must share with its beginning."""
 COMPILE_STEPS = 500
 """Optimiser steps from which compiling pays for its half minute, when `compile` is "auto"."""
@@ -56,6 +57,7 @@ def train(
     model: Architecture,
     data: Data,
     optim: Optim,
+    stepping: Stepping,
     evaluation: Evaluation,
     trainer: dict[str, Any],
     config: dict[str, Any],
@@ -72,6 +74,7 @@ def train(
         model: The architecture.
         data: Sizes of the splits and how they are fed.
         optim: Optimiser and schedule.
+        stepping: How the surrogate advances, for an evolution equation.
         evaluation: What to evaluate at the end.
         trainer: Arguments of Lightning's Trainer.
         config: The resolved settings as plain values, kept as config.yaml.
@@ -88,8 +91,9 @@ def train(
     began = time.monotonic()
     if not _is_launched_rank():
         _check_run_dir(run_dir, config, resume)
-    model.check(pde.spec)
-    time_step(pde)
+    spec = stepped(pde.spec, stepping, pde.times)
+    model.check(spec)
+    time_step(pde.times)
     _check_trainer(trainer)
 
     _quiet()
@@ -110,12 +114,12 @@ def train(
         ensure(problem, "test", min(data.test_fine, data.test), data.seed, workers)
 
     L.seed_everything(seed, workers=True, verbose=False)
-    _keep_freed_memory()
+    keep_freed_memory()
     _prepare(run_dir, config)
-    fields = FieldData(train_set, val_set, data, seed)
+    fields = FieldData(train_set, val_set, data, seed, stepping)
     fields.trainer = loop
     fields.setup()
-    surrogate = _untrained(pde, model, fields, data)
+    surrogate = _untrained(pde, spec, model, fields, data)
     steps = loop.max_epochs * len(fields.train_dataloader()) if loop.max_epochs else 0
     compiled = _can_compile(compile, steps)
     batch = min(data.batch_size, len(fields.fields["train"])) // loop.world_size
@@ -148,51 +152,20 @@ def train(
     return run_dir
 
 
-def physics(pde: PDE, data: Data) -> dict[str, Any]:
-    """Content of a bundle's physics.json: the problem, and how to make its data again."""
-    train_set = Dataset(pde, "train", data.seed, Path())
-    return {
-        "pde": pde.equation,
-        "formula": pde.formula,
-        "parameters": train_set.config["parameters"],
-        "grid": {"shape": list(pde.grid.shape), "location": pde.grid.location, "length": list(pde.grid.lengths)},
-        "boundary": pde.boundary,
-        "time_step": time_step(pde),
-        "units": "dimensionless",
-        "input_distribution": pde.input_law,
-        "data": {
-            "generator": f"opkit {opkit.__version__}",
-            "seed": data.seed,
-            "key": train_set.key,
-            "train": data.train,
-            "val": data.val,
-            "test": data.test,
-            "test_fine": data.test_fine,
-        },
-    }
-
-
-def time_step(pde: PDE) -> float | None:
-    """Time between frames, which a surrogate advances by; None where the equation is steady.
-
-    Raises:
-        ConfigError: Frames are not evenly spaced, so that no one map leads from each to the next.
-    """
-    if pde.times is None:
-        return None
-    gaps = pde.times.diff()
-    if float(gaps.max() - gaps.min()) > 1e-9 * float(gaps.max()):
-        raise ConfigError(
-            f"pde.times={pde.times.tolist()} are not evenly spaced, but a surrogate learns one step, from each "
-            "frame to the next. Give evenly spaced times."
-        )
-    return float(gaps.mean())
-
-
-def _untrained(pde: PDE, model: Architecture, fields: FieldData, data: Data) -> Surrogate:
+def _untrained(pde: PDE, spec: Spec, model: Architecture, fields: FieldData, data: Data) -> Surrogate:
     """The model with freshly drawn weights and normalisers fitted on the training split."""
-    normalizers = tuple(Normalizer.fit(batch[i] for batch in fields.training_fields()) for i in (0, 1))
-    return Surrogate(PhysicalOperator(model.build(pde.spec), *normalizers), model, pde.spec, physics(pde, data))
+    residual = residual_channels(spec, fields.stepping)
+
+    def predicted(inputs: Tensor, targets: Tensor) -> Tensor:
+        if residual is None:
+            return targets
+        last = inputs[:, residual[0] : residual[1]]
+        return targets - last.repeat(1, fields.stepping.bundle, *(1 for _ in last.shape[2:]))
+
+    given = Normalizer.fit(inputs for inputs, _ in fields.training_fields())
+    wanted = Normalizer.fit(predicted(*batch) for batch in fields.training_fields())
+    operator = PhysicalOperator(model.build(spec), given, wanted, residual)
+    return Surrogate(operator, model, spec, physics(pde, data), stepping=fields.stepping)
 
 
 def _fit(loop: L.Trainer, task: SupervisedTask, fields: FieldData, checkpoint: Path | None) -> None:
@@ -221,7 +194,7 @@ def _check_trainer(trainer: dict[str, Any]) -> None:
         if isinstance(value, int | float) and value < least and not unlimited:
             raise ConfigError(f"trainer.{name}={value} leaves nothing to do. Set it to at least 1.")
     if trainer.get("max_epochs") == -1 or (trainer.get("max_epochs") is None and trainer.get("max_steps", -1) == -1):
-        raise ConfigError("trainer.max_epochs=-1 never ends, and the one-cycle schedule needs an end. Give a number.")
+        raise ConfigError("trainer.max_epochs=-1 never ends, and the rate's schedule needs an end. Give a number.")
     if (every := trainer.get("check_val_every_n_epoch", 1)) > (epochs := trainer.get("max_epochs", every)):
         raise ConfigError(
             f"trainer.check_val_every_n_epoch={every} is more than trainer.max_epochs={epochs}: no checkpoint would be "
@@ -305,7 +278,7 @@ def _can_compile(wanted: bool | str, steps: int) -> bool:
     return bool(wanted)
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Tell glibc to keep large freed blocks: a step frees and takes the same hundreds of megabytes again, and page
     faults on fresh ones cost as much as a tenth of the step. Does nothing with another C library."""
     try:
@@ -331,7 +304,7 @@ class EpochTable(L.Callback):
     columns = ("epoch", "step", "lr", "train/rel_l2", "val/rel_l2", "seconds")
 
     def __init__(self, path: Path):
-        self.path, self.began = path, 0.0
+        self.path, self.began, self.rate = path, 0.0, 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.is_global_zero:
@@ -345,12 +318,14 @@ class EpochTable(L.Callback):
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.began = time.monotonic()
 
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        self.rate = trainer.optimizers[0].param_groups[0]["lr"]  # by the epoch's end the schedule has moved on
+
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
         values = {name: float(v) for name, v in trainer.callback_metrics.items() if name in self.columns}
-        rate = trainer.optimizers[0].param_groups[0]["lr"]
-        row = {"epoch": trainer.current_epoch, "step": trainer.global_step, "lr": f"{rate:.6g}"}
+        row = {"epoch": trainer.current_epoch, "step": trainer.global_step, "lr": f"{self.rate:.6g}"}
         row |= {name: f"{value:.6g}" for name, value in values.items()}
         self._write([row | {"seconds": f"{time.monotonic() - self.began:.2f}"}], "a")
 

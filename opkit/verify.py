@@ -43,11 +43,11 @@ def _verify_bundle(bundle: Path) -> Iterator[str]:
         raise BundleError(f"{bundle}: metrics.json states no rel_l2 to verify. Evaluate the run first.")
     pde, data = problem_of(surrogate.physics), surrogate.physics["data"]
     test = ensure(pde, "test", data["test"], data["seed"])
-    inputs, truth = pair(pde, test.load(data["test"]))
-    steps = None if pde.times is None else len(pde.times) - 1
-    if steps is None:
+    inputs, truth = pair(pde, test.load(data["test"]), surrogate.stepping.history)
+    if pde.times is None:
         prediction = torch.cat([surrogate(part) for part in inputs.split(16)])
     else:  # one ratio per trajectory: frames count as channels
+        steps = truth.shape[1]
         prediction = torch.cat([surrogate.rollout(part, steps).flatten(1, 2) for part in inputs.split(16)])
         truth = truth.flatten(1, 2)
     value = float(metrics.rel_l2(prediction, truth, pde.grid).mean())

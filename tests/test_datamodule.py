@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from opkit.datamodule import EpochBatches, FieldData, MemoryFields, StoredFields, apply_symmetry
+from opkit.datamodule import EpochBatches, FieldData, MemoryFields, MemoryTrajectories, StoredFields, apply_symmetry
 from opkit.generate import ensure
 from opkit.pdes import Burgers, Darcy
-from opkit.settings import Data
+from opkit.settings import Data, Stepping
 
 PDE = Darcy(resolution=9, label_resolution=9, modes=8)
 
@@ -116,7 +116,7 @@ def test_trajectories_are_learned_step_by_step(kind, tmp_path, monkeypatch):
     module.setup()
     fields = module.fields["train"]
     assert len(fields) == 15 and len(module.fields["val"]) == 6
-    assert isinstance(fields, MemoryFields if kind == "memory" else StoredFields)
+    assert isinstance(fields, MemoryTrajectories if kind == "memory" else StoredFields)
     inputs, targets = fields[([0, 7, 14, 2], None)]
     a = pde.sample(5)
     u = pde.solve(a).float()
@@ -125,3 +125,24 @@ def test_trajectories_are_learned_step_by_step(kind, tmp_path, monkeypatch):
         torch.testing.assert_close(inputs[row], torch.cat([u[i, step], nu[i]]), rtol=0, atol=1e-6)
         torch.testing.assert_close(targets[row], u[i, step + 1], rtol=0, atol=1e-6)
     assert [len(part) for part in fields[([], None)]] == [0, 0]
+
+
+@pytest.mark.parametrize("kind", ["memory", "disk"])
+def test_windows_of_several_frames(kind, tmp_path, monkeypatch):
+    """Two frames in, two out: trajectories of five frames hold two windows; constant channels come last."""
+    monkeypatch.setenv("OPKIT_DATA", str(tmp_path))
+    times = (0, 0.1, 0.2, 0.3, 0.4)
+    pde = Burgers(resolution=32, label_resolution=32, times=times, viscosity=(0.5, 1.0), modes=4, tail=1.0)
+    train, val = ensure(pde, "train", 3, workers=1), ensure(pde, "val", 2, workers=1)
+    settings = Data(train=3, val=2, in_memory=kind == "memory")
+    module = FieldData(train, val, settings, 0, Stepping(history=2, bundle=2))
+    module.setup()
+    fields = module.fields["train"]
+    assert len(fields) == 6
+    inputs, targets = fields[([1, 4], None)]
+    a = pde.sample(3)
+    u, nu = pde.solve(a).float()[:, :, 0], a[:, 1].float()
+    for row, (i, start) in enumerate([(0, 1), (2, 0)]):
+        torch.testing.assert_close(inputs[row], torch.stack([u[i, start], u[i, start + 1], nu[i]]), rtol=0, atol=1e-6)
+        torch.testing.assert_close(targets[row], u[i, start + 2 : start + 4], rtol=0, atol=1e-6)
+    assert [part.shape[1] for part in fields[([], None)]] == [3, 2]

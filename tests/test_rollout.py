@@ -16,11 +16,11 @@ from opkit.evaluation.protocol import fine_problems, measure
 from opkit.evaluation.verdicts import label_verdict
 from opkit.models.base import Operator
 from opkit.normalize import Normalizer
-from opkit.pdes import Burgers, NavierStokes
+from opkit.pdes import Burgers, Darcy, NavierStokes
 from opkit.registry import Architecture
-from opkit.settings import Data, Evaluation
-from opkit.surrogate import PhysicalOperator, Surrogate
-from opkit.training import time_step
+from opkit.settings import Data, Evaluation, Stepping
+from opkit.stepping import stepped, time_step
+from opkit.surrogate import PhysicalOperator, Surrogate, residual_channels
 
 PDE = Burgers(resolution=48, label_resolution=96, modes=12, times=(0, 0.1, 0.2, 0.3), viscosity=0.2, tail=1.0)
 DATA = Data(train=6, val=2, test=6, test_fine=4)
@@ -41,7 +41,7 @@ class Solver(Operator):
 
 def surrogate_of(operator, pde):
     plain = [Normalizer(torch.zeros(n), torch.ones(n)).double() for n in (len(pde.inputs), len(pde.outputs))]
-    physics = {"pde": pde.equation, "time_step": time_step(pde)}
+    physics = {"pde": pde.equation, "time_step": time_step(pde.times)}
     return Surrogate(PhysicalOperator(operator, *plain), Architecture("fno"), pde.spec, physics)
 
 
@@ -115,9 +115,83 @@ def test_labels_that_are_no_better_than_the_model_are_called_so(error, label, ve
     assert found["verdict"] == verdict
 
 
+class Extrapolate(Operator):
+    """Frames that continue a straight line through the last two given: exact for u = p + q t."""
+
+    def __init__(self, stepping, constants):
+        super().__init__()
+        self.stepping, self.constants = stepping, constants
+        self.one = torch.nn.Parameter(torch.ones((), dtype=torch.float64))
+
+    def forward(self, u):
+        before, last = u[:, self.stepping.history - 2, None], u[:, self.stepping.history - 1, None]
+        assert (u[:, self.stepping.history :] == 7).all()  # constant channels
+        ahead = [self.one * (k * (last - before)) for k in range(1, self.stepping.bundle + 1)]
+        shift = 0 if self.stepping.target == "residual" else last
+        return torch.cat([shift + step for step in ahead], 1)
+
+
+@pytest.mark.parametrize("target", ["absolute", "residual"])
+@pytest.mark.parametrize(("history", "bundle", "steps"), [(2, 1, 5), (2, 2, 5), (3, 4, 4), (4, 3, 7), (2, 5, 3)])
+def test_a_rollout_with_history_and_bundles(history, bundle, steps, target):
+    """A straight line in time is continued exactly, whatever the number of frames in and out."""
+    stepping = Stepping(history, bundle, target)
+    pde = dataclasses.replace(PDE, viscosity=(0.2, 0.9), times=tuple(0.1 * k for k in range(history + bundle)))
+    spec = stepped(pde.spec, stepping, pde.times)
+    assert (len(spec.inputs), len(spec.outputs)) == (history + 1, bundle)
+    plain = [Normalizer(torch.zeros(n), torch.ones(n)).double() for n in (history + 1, bundle)]
+    operator = PhysicalOperator(Extrapolate(stepping, 1), *plain, residual_channels(spec, stepping))
+    surrogate = Surrogate(operator, Architecture("fno"), spec, {"time_step": 0.1}, stepping=stepping)
+    p, q = torch.randn(2, 3, 1, 48, dtype=torch.float64)
+    line = torch.stack([p[:, 0] + k * q[:, 0] for k in range(history + steps)], 1)
+    given = torch.cat([line[:, :history], torch.full((3, 1, 48), 7.0, dtype=torch.float64)], 1)
+    path = surrogate.rollout(given, steps)
+    assert path.shape == (3, steps, 1, 48)
+    torch.testing.assert_close(path[:, :, 0], line[:, history:], rtol=0, atol=1e-11)
+    torch.testing.assert_close(surrogate.rollout(given[0], steps), path[0], rtol=0, atol=1e-12)
+
+
+def test_names_of_channels_say_which_frame():
+    pde = dataclasses.replace(PDE, viscosity=(0.2, 0.9))
+    spec = stepped(pde.spec, Stepping(history=2, bundle=2), pde.times)
+    assert spec.inputs == ("u[-1]", "u[0]", "viscosity") and spec.outputs == ("u[1]", "u[2]")
+
+
+@pytest.mark.parametrize(
+    ("pde", "stepping", "said"),
+    [
+        (PDE, Stepping(history=3, bundle=2), "need 5 frames, but pde.times has 4"),
+        (Darcy(resolution=9), Stepping(target="residual"), "stepping.target=residual: this equation is steady"),
+    ],
+)
+def test_stepping_that_cannot_be_is_refused(pde, stepping, said):
+    with pytest.raises(ConfigError, match=said):
+        stepped(pde.spec, stepping, pde.times)
+
+
+def test_a_run_with_history_and_residual_targets(tmp_path, capsys):
+    """Seven frames, two given: the rollout has five steps; the bundle knows how to step and loads as it was."""
+    run = tmp_path / "run"
+    settings = [
+        "pde.resolution=32", "pde.label_resolution=64", "pde.modes=6", "pde.times=[0,0.1,0.2,0.3,0.4,0.5,0.6]",
+        "pde.viscosity=0.5", "pde.unresolved=accept", "model.n_modes=[8]", "stepping.history=2", "stepping.bundle=2",
+        "stepping.target=residual", "evaluation.resolutions=[48,64]",
+    ]  # fmt: skip
+    assert main(["train", "--model", "fno", "--pde", "burgers", *TINY, *settings, f"run_dir={run}"]) == 0
+    report = json.loads((run / "evaluation" / "report.json").read_text(), parse_constant=pytest.fail)
+    assert report["horizon"] == 5 and report["resolution_mode"] == "native"
+    assert report["stepping"] == {"history": 2, "bundle": 2, "target": "residual"}
+    surrogate = opkit.load(run)
+    assert surrogate.spec.inputs == ("u[-1]", "u[0]") and surrogate.stepping.target == "residual"
+    # The fitted normaliser is that of the changes, which are smaller than the states.
+    assert surrogate.model.output_normalizer.std[0] < surrogate.model.input_normalizer.std[0] / 2
+    assert main(["verify", str(run)]) == 0
+    assert "confirmed" in capsys.readouterr().out
+
+
 def test_uneven_frames_cannot_be_stepped():
     with pytest.raises(ConfigError, match="not evenly spaced"):
-        time_step(Burgers(times=(0, 0.1, 0.3)))
+        time_step(Burgers(times=(0, 0.1, 0.3)).times)
 
 
 def test_memory_fields_of_a_steady_problem_are_samples():

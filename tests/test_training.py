@@ -156,3 +156,24 @@ def test_verify_notices_a_claim_that_does_not_hold(small_run, small_data, tmp_pa
     (bundle / "metrics.json").write_text(json.dumps(metrics))
     assert main(["verify", str(bundle)]) == 2
     assert "does not do what it says" in capsys.readouterr().err
+
+
+def test_step_schedule_with_adam(small_data, tmp_path):
+    """The rate halves every two epochs, and the decay of Adam is L2: both read off the checkpoint of the last epoch."""
+    run = tmp_path / "run"
+    settings = [
+        "trainer.max_epochs=5", "optim.name=adam", "optim.schedule=step", "optim.lr=4e-3", "optim.decay_epochs=2",
+        "optim.weight_decay=0.01",
+    ]  # fmt: skip
+    assert main(["train", *SMALL, *settings, f"run_dir={run}"]) == 0
+    assert [float(r["lr"]) for r in rows(run)] == [4e-3, 4e-3, 2e-3, 2e-3, 1e-3]
+    state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["optimizer_states"][0]
+    assert state["param_groups"][0]["weight_decay"] == 0.01
+    assert state["param_groups"][0].get("decoupled_weight_decay", False) is False
+
+
+@pytest.mark.parametrize("bad", ["decay=0", "decay=1.5", "decay_epochs=0", "name=sgd", "schedule=cosine"])
+def test_schedules_that_make_no_sense_are_refused(bad, small_data, tmp_path, capsys):
+    assert main(["train", *SMALL, f"optim.{bad}", f"run_dir={tmp_path / 'run'}"]) == 2
+    assert f"optim.{bad.split('=')[0]}" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

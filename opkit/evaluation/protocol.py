@@ -6,7 +6,7 @@ On every grid the surrogate is compared with
     oracle           the true solution on the training grid, interpolated: a perfect model plus interpolation
     mean             the mean of the training targets
 
-    persistence      the initial state, at all later times (evolution equations)
+    persistence      the last state given, at all later times (evolution equations)
 
 and its error e is split into scales that the training grid resolves and scales it does not (sine or Fourier modes below
 or above its Nyquist wavenumber), plus the error on the walls. With B the interpolation,
@@ -18,8 +18,9 @@ with norms relative to ||u|| and averaged over samples before the ratio is taken
 The protocol follows the criticism of zero-shot super-resolution in
 arXiv 2510.06646: without these baselines, interpolation passes for learning.
 
-An evolution equation is rolled out: the surrogate is given the first frame alone and fed its own output, for as many
-steps as the data have. Its frames then count as channels of one field, so that an error is one ratio per trajectory.
+An evolution equation is rolled out: the surrogate is given the first frame alone, or as many as its history has, and
+fed its own output, for as many steps as the data have. Its frames then count as channels of one field, so that an error
+is one ratio per trajectory.
 """
 
 from collections.abc import Iterator
@@ -34,7 +35,7 @@ from opkit.generate import ensure
 from opkit.grid import Grid, Method
 from opkit.pdes import PDE
 from opkit.progress import progress
-from opkit.settings import Data, Evaluation
+from opkit.settings import Data, Evaluation, Stepping
 from opkit.store import pair
 from opkit.surrogate import Surrogate
 
@@ -81,6 +82,11 @@ class Measured:
     """Estimated relative L2 error of some test labels, as `Dataset.label_error` returns it."""
 
 
+def horizon(pde: PDE, stepping: Stepping) -> int | None:
+    """Steps a rollout is measured over; None where the equation is steady."""
+    return None if pde.times is None else len(pde.times) - stepping.history
+
+
 def fine_resolutions(pde: PDE, evaluation: Evaluation) -> tuple[int, ...]:
     """Finer grids to test on: those asked for, else up to three that share the labels' grid, else 2 and 4 times finer.
 
@@ -114,8 +120,9 @@ def measure(surrogate: Surrogate, pde: PDE, data: Data, evaluation: Evaluation, 
     """Run the protocol; makes the data it lacks."""
     resolutions = fine_resolutions(pde, evaluation)
     test_set = ensure(pde, "test", data.test, data.seed, workers)
-    inputs, truth = as_channels(pde, pair(pde, test_set.load(data.test)))
-    mean = _training_mean(pde, data, workers)
+    history = 1 if pde.times is None else surrogate.stepping.history
+    inputs, truth = as_channels(pde, pair(pde, test_set.load(data.test), history))
+    mean = _training_mean(pde, data, history, workers)
     keys = {str(pde.resolution): test_set.key}
 
     n = min(data.test_fine, data.test)
@@ -123,10 +130,10 @@ def measure(surrogate: Surrogate, pde: PDE, data: Data, evaluation: Evaluation, 
     for problem in fine_problems(pde, evaluation):
         stored = ensure(problem, "test", n, data.seed, workers)
         stored_keys[problem] = stored.key
-        fine_data[problem] = as_channels(problem, pair(problem, stored.load(n)))
+        fine_data[problem] = as_channels(problem, pair(problem, stored.load(n), history))
     finest = pde.on(max(resolutions))
 
-    steps = None if pde.times is None else len(pde.times) - 1
+    steps = None if pde.times is None else len(pde.times) - history
     with progress("evaluate", len(inputs) + n * len(resolutions), "samples") as advance:
         predictions = []
         for rows in _batches(len(inputs), pde.grid, steps):
@@ -136,7 +143,8 @@ def measure(surrogate: Surrogate, pde: PDE, data: Data, evaluation: Evaluation, 
         coarse = Grids(pde.resolution)
         candidates = {"surrogate": prediction, "mean": mean.expand_as(truth)}
         if steps is not None:
-            candidates["persistence"] = inputs[:, : len(pde.outputs)].repeat(1, steps, *(1 for _ in pde.grid.shape))
+            last = inputs[:, (history - 1) * len(pde.outputs) : history * len(pde.outputs)]
+            candidates["persistence"] = last.repeat(1, steps, *(1 for _ in pde.grid.shape))
             for name, values in candidates.items():
                 coarse.steps[name] = _step_errors(values, truth, pde.grid, steps)
         coarse.errors = {name: _errors(values, truth, pde.grid) for name, values in candidates.items()}
@@ -157,9 +165,11 @@ def measure(surrogate: Surrogate, pde: PDE, data: Data, evaluation: Evaluation, 
     errors = torch.nan_to_num(coarse.errors["surrogate"]["rel_l2"], nan=torch.inf)
     order = torch.argsort(errors).tolist()
     chosen = {"best": order[0], "median": order[len(order) // 2], "worst": order[-1]}
-    last = slice(-len(pde.outputs), None)  # the last frame
+    shown = slice((history - 1) * len(pde.outputs), None)  # the last frame given, and constant channels
+    final = slice(-len(pde.outputs), None)
     samples = [
-        Sample(role, i, float(errors[i]), inputs[i], truth[i][last], prediction[i][last]) for role, i in chosen.items()
+        Sample(role, i, float(errors[i]), inputs[i][shown], truth[i][final], prediction[i][final])
+        for role, i in chosen.items()
     ]
     return Measured(coarse, fine, samples, keys, test_set.label_error(data.test))
 
@@ -179,8 +189,9 @@ def _step_errors(prediction: Tensor, truth: Tensor, grid: Grid, steps: int) -> T
     return torch.stack([metrics.rel_l2(p, u, grid) for p, u in frames], 1)
 
 
-def _training_mean(pde: PDE, data: Data, workers: int | None) -> Tensor:
-    _, targets = as_channels(pde, pair(pde, ensure(pde, "train", data.train, data.seed, workers).load(data.train)))
+def _training_mean(pde: PDE, data: Data, history: int, workers: int | None) -> Tensor:
+    stored = ensure(pde, "train", data.train, data.seed, workers).load(data.train)
+    _, targets = as_channels(pde, pair(pde, stored, history))
     return targets.mean(0, dtype=torch.float64).float()
 
 

@@ -17,11 +17,11 @@ import torch
 import opkit
 from opkit.errors import ConfigError, GateError
 from opkit.evaluation import figures, verdicts
-from opkit.evaluation.protocol import ERRORS, Grids, Measured, measure
+from opkit.evaluation.protocol import ERRORS, Grids, Measured, horizon, measure
 from opkit.evaluation.statistics import Estimate, gain_with_interval, mean_with_interval
 from opkit.files import sha256, whole_folder, write_json, write_text
 from opkit.pdes import PDE
-from opkit.registry import suggest
+from opkit.registry import problem_of, suggest
 from opkit.settings import Data, Evaluation
 from opkit.surrogate import Surrogate, record_metrics
 
@@ -29,11 +29,11 @@ SCHEMA_VERSION = "1.0"
 CONVENTIONS = {
     "norm": "L2 with quadrature weights of the grid (trapezoid on nodes), physical units, float64",
     "rel_l2": "one ratio per sample, channels and space jointly; then the mean over samples",
-    "rel_h1": "as rel_l2 with the gradient of the bilinear interpolant added",
+    "rel_h1": "as rel_l2 with the gradient added: of the bilinear interpolant, spectral on periodic grids",
     "max_error": "largest absolute error of a sample, in the unit of the field; then the mean over samples",
     "interval": "95%, BCa bootstrap over samples",
     "rel_l2_step": "as rel_l2, of the frame at the horizon alone",
-    "horizon": "steps rolled out from the first frame, each from the surrogate's own output; rel_l2 is over all",
+    "horizon": "steps rolled out from the frames given, each from the surrogate's own output; rel_l2 is over all",
     "label_error": "labels against labels on a refined grid and step, extrapolated by the scheme's order",
     "resolved": "sine or Fourier modes below the Nyquist wavenumber of the training grid",
 }
@@ -88,8 +88,9 @@ def _report(
     surrogate: Surrogate, pde: PDE, data: Data, evaluation: Evaluation, measured: Measured, bundle: Path
 ) -> dict[str, Any]:
     unit = surrogate.physics.get("units", "")
-    horizon = None if pde.times is None else len(pde.times) - 1
+    steps_ahead = horizon(pde, surrogate.stepping)
     ndim = pde.grid.ndim
+    mode = surrogate.model.operator.resolution
 
     def estimate(values: torch.Tensor) -> Estimate:
         return mean_with_interval(values.cpu(), evaluation.resamples, evaluation.seed)
@@ -101,7 +102,7 @@ def _report(
             **figures,
             "split": "test",
             "resolution": grids.resolution,
-            "horizon": horizon,
+            "horizon": steps_ahead,
             "model": model,
         }
         return out | ({"unit": unit} if name == "max_error" else {})
@@ -112,7 +113,7 @@ def _report(
         return {"name": "rel_l2_step", **values, **place}
 
     metrics = [record(measured.coarse, model, name) for model in measured.coarse.errors for name in ERRORS]
-    steps = [h for h in STEPS if h < (horizon or 0)] + ([horizon] if horizon else [])
+    steps = [h for h in STEPS if h < (steps_ahead or 0)] + ([steps_ahead] if steps_ahead else [])
     metrics += [step_record(model, h) for model in measured.coarse.steps for h in steps]
     for grids in measured.fine:
         metrics += [record(grids, m, name) for m in ("surrogate", "interpolation", "mean") for name in ERRORS]
@@ -130,7 +131,7 @@ def _report(
             scales["gain"], scales["unresolved gain"], scales["surrogate resolved"], resolved_at_training
         )
         row["scales"] = {name.replace(" ", "_"): asdict(value) for name, value in scales.items()}
-        row["text"] = verdicts.resolution_text(row, pde.resolution, ndim)
+        row["text"] = verdicts.resolution_text(row, pde.resolution, ndim, mode)
         rows.append(row)
 
     own = [m for m in metrics if m["resolution"] == pde.resolution]
@@ -151,7 +152,9 @@ def _report(
         "model": surrogate.architecture.name,
         "training_resolution": pde.resolution,
         "training_grid": verdicts.size(pde.resolution, ndim),
-        "horizon": horizon,
+        "resolution_mode": mode,
+        "stepping": None if pde.times is None else asdict(surrogate.stepping),
+        "horizon": steps_ahead,
         "label_error": label,
         "verdicts": statements,
         "metrics": metrics,
@@ -215,12 +218,12 @@ def _write_table(path: Path, measured: Measured, seed: int) -> None:
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["sample", "seed", "resolution", "horizon", "model", "metric", "value"])
-        horizon = measured.coarse.steps["surrogate"].shape[1] if measured.coarse.steps else ""
+        ahead = measured.coarse.steps["surrogate"].shape[1] if measured.coarse.steps else ""
         for grids in [measured.coarse, *measured.fine]:
             for model, errors in grids.errors.items():
                 for name, values in errors.items():
                     for i, value in enumerate(values.tolist()):
-                        writer.writerow([i, seed, grids.resolution, horizon, model, name, f"{value:.8g}"])
+                        writer.writerow([i, seed, grids.resolution, ahead, model, name, f"{value:.8g}"])
             for model, steps in grids.steps.items():
                 for i, values in enumerate(steps.tolist()):
                     for step, value in enumerate(values, 1):
@@ -230,10 +233,10 @@ def _write_table(path: Path, measured: Measured, seed: int) -> None:
 def _html(report: dict[str, Any], measured: Measured, surrogate: Surrogate) -> str:
     import jinja2
 
-    spec = surrogate.spec
+    spec, states = surrogate.spec, problem_of(surrogate.physics).spec
     training = report["metrics"][0]
     pictures = {
-        "samples": figures.samples(measured, spec.inputs, spec.outputs, spec.grid, report["horizon"]),
+        "samples": figures.samples(measured, states.inputs, states.outputs, spec.grid, report["horizon"]),
         "resolution": figures.error_by_resolution(report["super_resolution"], training),
         "spectra": figures.spectra(measured, spec.grid),
         "distribution": figures.distribution(measured),
@@ -255,6 +258,7 @@ def _html(report: dict[str, Any], measured: Measured, surrogate: Surrogate) -> s
         parameters=sum(p.numel() for p in surrogate.model.parameters()),
         channels=(", ".join(spec.inputs), ", ".join(spec.outputs)),
         training=training,
+        mode=verdicts.MODES[report["resolution_mode"]],
         pictures={name: picture(png) for name, png in pictures.items()},
     )
 

@@ -105,8 +105,16 @@ def label_verdict(error: dict[str, Any], label: dict[str, Any]) -> dict[str, Any
     }
 
 
-def resolution_text(row: dict[str, Any], training: int, ndim: int) -> str:
-    """One sentence on one finer grid."""
+MODES = {
+    "native": "its layers act on the finer grid itself",
+    "latent": "part of it works on a latent grid whose size does not change",
+    "project": "the input is brought to the training grid and the output interpolated back",
+}
+"""What `Operator.resolution` means, in words."""
+
+
+def resolution_text(row: dict[str, Any], training: int, ndim: int, mode: str) -> str:
+    """One sentence on one finer grid, which the model meets as `mode` says."""
     grid, coarse = size(row["resolution"], ndim), size(training, ndim)
     figures = (
         f"its error is {percent(row['surrogate']['value'])}, interpolating its prediction on {coarse} gives "
@@ -118,4 +126,5 @@ def resolution_text(row: dict[str, Any], training: int, ndim: int) -> str:
         "transfers": "It keeps its error there, and adds no detail that interpolation would not.",
         "does not transfer": f"Use it on {coarse} and interpolate.",
     }[row["verdict"]]
-    return f"On {grid} it {row['verdict']}: {figures}. {advice}"
+    how = "" if mode == "native" else f" ({MODES[mode]})"
+    return f"On {grid} it {row['verdict']}{how}: {figures}. {advice}"

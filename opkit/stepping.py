@@ -1,0 +1,93 @@
+"""How a surrogate advances an evolution equation: from `history` frames to the next `bundle` frames.
+
+Frames are laid out as channels, oldest first: w[-2], w[-1], w[0] -> w[1], w[2]; parameters drawn per sample follow as
+constant channels. With target "residual" the network gives the change from w[0], else the frame itself.
+"""
+
+import torch
+from torch import Tensor
+
+from opkit.errors import ConfigError
+from opkit.grid import Spec
+from opkit.settings import Stepping
+
+
+def stepped(spec: Spec, stepping: Stepping, times: Tensor | None) -> Spec:
+    """The channels of the network, given those of the equation.
+
+    Args:
+        spec: Channels of the equation: its state and constant channels, and its state.
+        stepping: How to advance.
+        times: Frames of the data, `(t,)`; None where the equation is steady.
+
+    Raises:
+        ConfigError: A steady equation is asked to step, or trajectories are too short.
+    """
+    if times is None:
+        if stepping != Stepping():
+            given = next(k for k, v in vars(Stepping()).items() if getattr(stepping, k) != v)
+            raise ConfigError(
+                f"stepping.{given}={getattr(stepping, given)}: this equation is steady, there is nothing to step. "
+                "Leave stepping.* out."
+            )
+        return spec
+    if windows(len(times), stepping) < 1:
+        raise ConfigError(
+            f"stepping.history={stepping.history} and stepping.bundle={stepping.bundle} need "
+            f"{stepping.history + stepping.bundle} frames, but pde.times has {len(times)}. Lower them, or give more "
+            "times."
+        )
+    states, constants = spec.outputs, spec.inputs[len(spec.outputs) :]
+    before, after = range(1 - stepping.history, 1), range(1, stepping.bundle + 1)
+    inputs = states if stepping.history == 1 else tuple(f"{name}[{k}]" for k in before for name in states)
+    outputs = states if stepping.bundle == 1 else tuple(f"{name}[{k}]" for k in after for name in states)
+    return Spec(inputs + constants, outputs, spec.grid, spec.boundary)
+
+
+def windows(frames: int, stepping: Stepping) -> int:
+    """How many (history, bundle) pairs a trajectory of `frames` holds."""
+    return frames - stepping.history - stepping.bundle + 1
+
+
+def window(frames: Tensor, constants: Tensor, rows: Tensor, start: Tensor, stepping: Stepping) -> tuple[Tensor, Tensor]:
+    """(input, target) fields of some windows of trajectories.
+
+    Args:
+        frames: All frames, `(n, t, c, *x)`.
+        constants: Parameters drawn per sample, `(n, k)`.
+        rows: Which samples, `(b,)`.
+        start: First frame of each window, `(b,)`.
+        stepping: How many frames go in and out.
+
+    Returns:
+        `(b, history c + k, *x)` and `(b, bundle c, *x)`.
+    """
+    index = start[:, None] + torch.arange(stepping.history + stepping.bundle, device=start.device)
+    chosen = frames[rows[:, None], index]
+    before, after = chosen[:, : stepping.history].flatten(1, 2), chosen[:, stepping.history :].flatten(1, 2)
+    return with_constants(before, constants[rows]), after
+
+
+def with_constants(states: Tensor, constants: Tensor) -> Tensor:
+    """Append constant channels `(b, k)` to `(b, c, *x)`."""
+    if not constants.shape[1]:
+        return states
+    channels = constants.view(*constants.shape, *(1 for _ in states.shape[2:]))
+    return torch.cat([states, channels.expand(*constants.shape, *states.shape[2:])], 1)
+
+
+def time_step(times: Tensor | None) -> float | None:
+    """Time between frames, which a surrogate advances by; None where the equation is steady.
+
+    Raises:
+        ConfigError: Frames are not evenly spaced, so that no one map leads from each to the next.
+    """
+    if times is None:
+        return None
+    gaps = times.diff()
+    if float(gaps.max() - gaps.min()) > 1e-9 * float(gaps.max()):
+        raise ConfigError(
+            f"pde.times={times.tolist()} are not evenly spaced, but a surrogate learns one step, from each "
+            "frame to the next. Give evenly spaced times."
+        )
+    return float(gaps.mean())
