@@ -4,6 +4,7 @@
     opkit.metrics             errors of predicted fields
     opkit.pdes                equations: random inputs, grids, solvers
     opkit.models              architectures
+    opkit.interop             weights of the original implementations, as opkit models
 
 Importing opkit imports nothing heavy; each name loads what it needs on first use.
 """
@@ -12,17 +13,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Surrogate", "__version__", "load", "metrics", "models", "pdes"]
+__all__ = ["Surrogate", "__version__", "interop", "load", "metrics", "models", "pdes"]
 
 if TYPE_CHECKING:
-    from opkit import metrics, models, pdes
+    from opkit import interop, metrics, models, pdes
     from opkit.surrogate import Surrogate, load
 
 
 def __getattr__(name: str) -> Any:
     if name in ("load", "Surrogate"):
         return getattr(importlib.import_module("opkit.surrogate"), name)
-    if name in ("metrics", "models", "pdes"):
+    if name in ("interop", "metrics", "models", "pdes"):
         return importlib.import_module(f"opkit.{name}")
     raise AttributeError(f"module 'opkit' has no attribute {name!r}")
 

@@ -119,14 +119,15 @@ def train(argv: list[str]) -> int:
         request.names.setdefault("model", "fno")
     chosen, settings = layered(request, ("pde", "model", "preset"))
     from opkit.registry import Architecture, model_class, pde_class
-    from opkit.settings import Data, Evaluation, Optim
+    from opkit.settings import Data, Evaluation, Optim, Stepping
 
     pde_type, model_type = pde_class(chosen["pde"]), model_class(chosen["model"])
     parser = make_parser("train")
     parser.add_class_arguments(pde_type, "pde")
-    parser.add_class_arguments(model_type, "model", skip={"in_channels", "out_channels", "location"})
+    parser.add_class_arguments(model_type, "model", skip=model_type.from_data())
     parser.add_class_arguments(Data, "data")
     parser.add_class_arguments(Optim, "optim")
+    parser.add_class_arguments(Stepping, "stepping")
     parser.add_class_arguments(Evaluation, "evaluation")
     parser.add_argument("--seed", type=int, default=0, help="Seed of the initial weights and the order of samples.")
     parser.add_argument(
@@ -168,12 +169,15 @@ def train(argv: list[str]) -> int:
         print(dump(config), end="")
         return 0
     from opkit.evaluation import check_gate, parse_gate
+    from opkit.stepping import stepped
 
     pde = construct("pde", pde_type, tuples(without_name(config["pde"])))
     model = Architecture(chosen["model"], without_name(config["model"]))
+    stepping = construct("stepping", Stepping, config["stepping"])
+    spec = stepped(pde.spec, stepping, pde.times)
     try:
-        model.check(pde.spec)
-        model.build(pde.spec)
+        model.check(spec)
+        model.build(spec)
     except (ValueError, TypeError) as problem:
         raise ConfigError(about("model", str(problem), model.arguments)) from None
     if config["seed"] < 0:
@@ -189,8 +193,8 @@ def train(argv: list[str]) -> int:
     trainer = {k: v for k, v in config["trainer"].items() if v is not None}
     run_dir = Path(config["run_dir"])
     train(
-        pde, model, data, optim, evaluation, trainer, config, run_dir, config["seed"], workers, config["compile"],
-        "resume" in request.flags,
+        pde, model, data, optim, stepping, evaluation, trainer, config, run_dir, config["seed"], workers,
+        config["compile"], "resume" in request.flags,
     )  # fmt: skip
     if gate:
         from opkit.files import read_json
@@ -265,7 +269,7 @@ def export(argv: list[str]) -> int:
         request,
         parser,
         {},
-        "opkit export DIRECTORY: batch and grid sizes stay free, from as many points as the model has modes.\n",
+        "opkit export DIRECTORY: batch and grid sizes stay free; of a model tied to its grid, the batch alone.\n",
     ):
         return 0
     if len(request.positional) != 1:
@@ -282,7 +286,7 @@ def export(argv: list[str]) -> int:
     target = Path(config["output"]) if config["output"] else bundle / "exports" / "model.pt2"
     difference = export(load(bundle), target)
     print(
-        f"wrote {target}; on a grid it was not traced on it differs from the surrogate by {difference:.1e} (relative)"
+        f"wrote {target}; on a batch it was not traced on it differs from the surrogate by {difference:.1e} (relative)"
     )
     return 0
 
@@ -296,6 +300,8 @@ def convert(argv: list[str]) -> int:
 
 def _convert_data(argv: list[str]) -> int:
     request = Request(argv, (*FLAGS, "verify"))
+    if "source" in request.overrides:
+        return _convert_checkpoint(request)
     parser = make_parser("convert")
     parser.add_argument(
         "--to", type=Literal["opkit", "pdebench", "neuraloperator", "well"], default="opkit",
@@ -319,7 +325,9 @@ def _convert_data(argv: list[str]) -> int:
             "opkit convert FILE [--pde NAME] [pde.viscosity=1e-3 ...]: a file others made becomes opkit's data. --pde",
             "and pde.* say what the file does not; they are recorded as stated by you.",
             "opkit convert FILE --verify: which published definition does it follow? Writes nothing.",
-            "opkit convert FOLDER to=pdebench output=FILE: stored data as a file for others.\n",
+            "opkit convert FOLDER to=pdebench output=FILE: stored data as a file for others.",
+            "opkit convert WEIGHTS source=mgno.MgNO_DC --pde darcy [reference.num_layer=4 ...]: weights published with",
+            "an original implementation become a bundle; `opkit convert source=mgno.MgNO_DC --help` says more.\n",
         ]
     )
     if request.config:
@@ -342,6 +350,71 @@ def _convert_data(argv: list[str]) -> int:
         raise ConfigError("samples counts what --verify solves; to take some samples only, say rows=0:100.")
     source = Path(request.positional[0])
     return (_convert_folder if source.is_dir() else _convert_file)(source, request, parser)
+
+
+def _convert_checkpoint(request: Request) -> int:
+    """Weights of an original implementation become a bundle."""
+    import yaml
+
+    from opkit.registry import pde_class
+    from opkit.settings import Stepping
+
+    reference = {}
+    for key in [k for k in request.overrides if k.startswith("reference.")]:
+        value = request.overrides.pop(key)
+        reference[key.removeprefix("reference.")] = yaml.safe_load(value) if isinstance(value, str) else value
+    asked_help = "help" in request.flags
+    if asked_help:
+        request.names.setdefault("pde", "darcy")
+    chosen, settings = layered(request, ("pde",))
+    parser = make_parser("convert")
+    parser.add_argument(
+        "--source", type=str, default=None,
+        help="The original class the weights are of, as in opkit.interop.from_reference.",
+    )  # fmt: skip
+    parser.add_argument("--output", type=str | None, default=None, help="Folder to write; null: named after the file.")
+    for side, what in (("input", "input"), ("output", "prediction")):
+        parser.add_argument(
+            f"--{side}_mean", type=list[float] | None, default=None,
+            help=f"Mean of each {what} channel in the normaliser it was trained with; null: 0.",
+        )  # fmt: skip
+        parser.add_argument(f"--{side}_std", type=list[float] | None, default=None, help="Its deviation; null: 1.")
+    parser.add_class_arguments(Stepping, "stepping")
+    parser.add_class_arguments(pde_class(chosen["pde"]), "pde")
+    note = "\n".join(
+        [
+            "opkit convert WEIGHTS source=NAME --pde NAME [reference.ARGUMENT=VALUE ...]: a bundle for opkit.load.",
+            "reference.* are the original constructor's arguments by their original names, lists as [1,2].\n",
+        ]
+    )
+    if printed_help("convert", request, parser, settings, note):
+        return 0
+    config = plain(resolve(parser, settings, request, "convert"))
+    if "print_config" in request.flags:
+        print(dump({**config, "reference": reference}), end="")
+        return 0
+    if len(request.positional) != 1:
+        given = " ".join(request.positional) or "nothing"
+        raise ConfigError(f"give one file of weights, as in `opkit convert weights.pt source=...`; got {given}.")
+    from opkit.interop.checkpoint import read_state_dict, to_surrogate
+
+    path = Path(request.positional[0])
+    pde = construct("pde", pde_class(chosen["pde"]), tuples(config["pde"]))
+    stepping = construct("stepping", Stepping, config["stepping"])
+    statistics = {k: config[k] for k in ("input_mean", "input_std", "output_mean", "output_std") if config[k]}
+    output = Path(config["output"] or f"{path.stem}-surrogate")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ConfigError(f"output={output} exists already. Choose another, or remove it.")
+    weights, stated = read_state_dict(path)
+    surrogate = to_surrogate(weights, config["source"], stated | reference, pde, stepping, statistics)
+    surrogate.save(output)
+    print(f"{surrogate} in {output}; use it: opkit.load({str(output)!r})")
+    if not statistics:
+        print(
+            "The file holds no normaliser: the surrogate takes and gives what the original network did. If that was "
+            "trained on normalised fields, say input_mean=[...] input_std=[...] output_mean=[...] output_std=[...]."
+        )
+    return 0
 
 
 def _convert_file(source: Path, request: Request, parser: "ArgumentParser") -> int:
