@@ -21,12 +21,22 @@ SMALL_GRID = {
 }  # fmt: skip
 QUICK = {"burgers", "darcy", "navier_stokes", "darcy-boundary", "darcy-cell", "navier_stokes-conditional"}
 """One of each shape of problem; the other variants differ in numbers."""
-OTHER_GRIDS = ["pde.resolution=27", "pde.label_resolution=27"]
+FAMILIES = ("burgers", "darcy", "navier_stokes")
+TRAINED = {"fno": QUICK, "galerkin": FAMILIES, "mgno": FAMILIES, "gnot": FAMILIES}
+"""What each model is trained on in the quick suite, the others on Darcy."""
+OTHER_GRIDS = ["pde.resolution=33", "pde.label_resolution=33"]
 
 
-@pytest.mark.parametrize("model", registry.names("model"))
-@pytest.mark.parametrize("pde", registry.names("pde"))
-@pytest.mark.parametrize("preset", [None, *registry.names("preset")])
+COMBINATIONS = [(pde, model, None) for pde in registry.names("pde") for model in registry.names("model")]
+COMBINATIONS += [
+    (pde, model, preset)
+    for preset in registry.names("preset")
+    for model in registry.names("model")
+    for pde in (registry.names("pde") if model == "fno" else FAMILIES)
+]
+
+
+@pytest.mark.parametrize(("pde", "model", "preset"), COMBINATIONS)
 def test_every_combination_resolves_and_its_model_fits_its_grid(pde, model, preset, capsys):
     chosen = ["--pde", pde, "--model", model] + (["--preset", preset] if preset else [])
     assert main(["train", *chosen, "--print_config"]) == 0
@@ -38,9 +48,13 @@ def test_every_combination_resolves_and_its_model_fits_its_grid(pde, model, pres
     assert config["trainer"]["max_epochs"] > 0
 
 
-@pytest.mark.parametrize("model", registry.names("model"))
 @pytest.mark.parametrize(
-    "pde", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in registry.names("pde")]
+    ("pde", "model"),
+    [
+        pytest.param(p, m, marks=() if p in TRAINED.get(m, ("darcy",)) else pytest.mark.slow)
+        for p in registry.names("pde")
+        for m in registry.names("model")
+    ],
 )
 def test_every_model_trains_on_every_pde(pde, model, tmp_path, monkeypatch):
     monkeypatch.setenv("OPKIT_DATA", str(tmp_path / "data"))
