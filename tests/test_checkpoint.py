@@ -1,15 +1,18 @@
 """`opkit convert` on checkpoint files that another package wrote: they become bundles with that package's output."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 import opkit
 from opkit.cli import main
 
+FIXTURES = Path(__file__).parent / "fixtures"
 ARGUMENTS = {
     "n_modes": [8, 8], "in_channels": 1, "out_channels": 1, "hidden_channels": 6, "n_layers": 2,
     "lifting_channel_ratio": 2, "projection_channel_ratio": 2,
@@ -55,6 +58,29 @@ def test_a_file_becomes_a_bundle_with_the_same_output(theirs, kind, tmp_path, ca
     u = torch.randn(3, 1, 16, 16)
     expected = theirs(u).detach()
     torch.testing.assert_close(opkit.load("bundle")(u), expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize(
+    ("path", "pde"),
+    [
+        ("mgno/dc", ["darcy", "pde.location=cell"]),
+        ("mgno/dc_smooth", ["darcy"]),
+        ("mgno/ns", ["navier_stokes"]),
+        ("galerkin_transformer/2d_galerkin_odd", ["darcy"]),
+        ("galerkin_transformer/1d_galerkin_odd", ["burgers"]),
+    ],
+)
+def test_recorded_weights_of_other_originals_become_bundles_with_their_output(path, pde):
+    """State dicts of the original classes, and what these computed."""
+    with safe_open(FIXTURES / f"{path}.safetensors", "pt") as file:
+        groups = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+        source, config = file.metadata()["source"], json.loads(file.metadata()["config"])
+    torch.save({k.removeprefix("weights."): v for k, v in groups.items() if k.startswith("weights.")}, "weights.pt")
+    u, expected = groups["inputs.u"].float(), groups["output"]
+    grid = [f"pde.resolution={u.shape[-1]}", f"pde.label_resolution={u.shape[-1]}"]
+    arguments = [f"reference.{name}={json.dumps(value)}" for name, value in config.items()]
+    assert main(["convert", "weights.pt", f"source={source}", "--pde", *pde, *grid, *arguments, "output=bundle"]) == 0
+    torch.testing.assert_close(opkit.load("bundle")(u).double(), expected, rtol=0, atol=1e-5 * expected.abs().max())
 
 
 def test_the_normaliser_it_was_trained_with(theirs, capsys):

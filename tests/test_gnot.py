@@ -203,7 +203,7 @@ def test_shared_queries_are_as_good_as_one_copy_per_sample(given):
     assert alone.forward_points(points(1, 4, 2).expand(3, -1, -1), []).shape == (3, 4, 1)
 
 
-@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize(("per_channel", "query_fields"), [(False, False), (True, False), (False, True)])
 @pytest.mark.parametrize(
     ("shape", "location"),
     [
@@ -215,14 +215,16 @@ def test_shared_queries_are_as_good_as_one_copy_per_sample(given):
         ((4, 5, 3), "node"),
     ],
 )
-def test_a_grid_is_a_set_of_points(shape, location, per_channel):
+def test_a_grid_is_a_set_of_points(shape, location, per_channel, query_fields):
     """With the coordinates and quadrature weights of `opkit.grid`, given to every sample."""
     grid = Grid(shape, location)
-    model = roughened(small(2, 2, len(shape), location, branch_per_channel=per_channel))
+    arguments = dict(branch_per_channel=per_channel, query_fields=query_fields)
+    model = roughened(small(2, 2, len(shape), location, **arguments))
     u = torch.randn(3, 2, *shape).double()
-    query = grid.coordinates.flatten(1).mT.repeat(3, 1, 1)
+    places = grid.coordinates.flatten(1).mT.repeat(3, 1, 1)
     channels = [u[:, :1], u[:, 1:]] if per_channel else [u]
-    inputs = [torch.cat([query, c.flatten(2).mT], -1) for c in channels]
+    inputs = [torch.cat([places, c.flatten(2).mT], -1) for c in channels]
+    query = torch.cat([places, u.flatten(2).mT], -1) if query_fields else places
     weights = grid.weights.flatten().expand(3, -1)
     outputs = model.forward_points(query, inputs, query_weights=weights, input_weights=[weights] * len(inputs))
     expected = model(u)
@@ -435,6 +437,7 @@ def test_point_sets_compile_without_breaks():
         (dict(dropout=1.0), "dropout"),
         (dict(trunk_size=1), "trunk_size=1"),
         (dict(branch_sizes=[3, 0]), r"branch_sizes=\(3, 0\)"),
+        (dict(trunk_size=3, query_fields=True), "query_fields is for fields on a grid, trunk_size=3"),
     ],
 )
 def test_impossible_arguments_are_refused(arguments, message):

@@ -1,5 +1,6 @@
 """The commands, one function each: from arguments to an exit code."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -354,15 +355,12 @@ def _convert_data(argv: list[str]) -> int:
 
 def _convert_checkpoint(request: Request) -> int:
     """Weights of an original implementation become a bundle."""
-    import yaml
-
     from opkit.registry import pde_class
     from opkit.settings import Stepping
 
     reference = {}
     for key in [k for k in request.overrides if k.startswith("reference.")]:
-        value = request.overrides.pop(key)
-        reference[key.removeprefix("reference.")] = yaml.safe_load(value) if isinstance(value, str) else value
+        reference[key.removeprefix("reference.")] = _literal(request.overrides.pop(key))
     asked_help = "help" in request.flags
     if asked_help:
         request.names.setdefault("pde", "darcy")
@@ -415,6 +413,19 @@ def _convert_checkpoint(request: Request) -> int:
             "trained on normalised fields, say input_mean=[...] input_std=[...] output_mean=[...] output_std=[...]."
         )
     return 0
+
+
+def _literal(value: Any) -> Any:
+    """What was typed for `reference.*`, whose types only the original knows: JSON, else YAML, which takes 1e-7 for a
+    text."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        import yaml
+
+        return yaml.safe_load(value)
 
 
 def _convert_file(source: Path, request: Request, parser: "ArgumentParser") -> int:

@@ -6,6 +6,7 @@ Only files of plain tensors are read: safetensors, or what torch.save wrote of a
 pickled model is refused with instructions, since reading it would run code of whoever made it.
 """
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -148,7 +149,7 @@ def to_surrogate(
     operator = PhysicalOperator(model, given, predicted, residual_channels(spec, stepping))
     about = physics(pde, Data())
     about["data"] |= {"weights": f"converted from {source}, trained elsewhere on data of its own"}
-    return Surrogate(operator, Architecture(name_of(model), plain(model.arguments)), spec, about, stepping=stepping)
+    return Surrogate(operator, Architecture(name_of(model), _arguments(model)), spec, about, stepping=stepping)
 
 
 def name_of(model: Operator) -> str:
@@ -157,9 +158,12 @@ def name_of(model: Operator) -> str:
     return next(name for name in names("model") if read("model", name).get("class_path") == path)
 
 
-def plain(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Constructor arguments as JSON holds them."""
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in arguments.items()}
+def _arguments(model: Operator) -> dict[str, Any]:
+    """What the model was built with, as JSON holds it. Arguments that data decide are among them even where the original
+    left them at their defaults: loading the bundle would take them from `--pde` otherwise."""
+    signature = inspect.signature(type(model)).parameters
+    decided = {name: signature[name].default for name in model.from_data() - model.arguments.keys()}
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in (decided | model.arguments).items()}
 
 
 def _normalizer(statistics: dict[str, list[float]], side: str, channels: int) -> Normalizer:

@@ -16,8 +16,8 @@ Notes on this implementation:
   points count twice as much as they stand for, and the output changes with the grid at first order instead of second.
 - Values are never computed. sum_j k_j v_j = (sum_j k_j z_j) W_v, and the output matrix joins in: what is left is one
   d x d matrix per sample and source, and products with it in which heads need not be set apart.
-- Gates, encoded queries and the first block's q depend on positions alone: with all samples on the same points they are
-  computed once, not once per sample.
+- Gates depend on positions alone, as do encoded queries and the first block's q where queries have no columns but
+  these: with all samples on the same points they are computed once, not once per sample.
 - The softmax is spelled out: PyTorch's takes rows of d/h entries one by one on a CPU, and five times as long.
 - The experts run one after the other. A single network of all their hidden units would have to scale those by the
   gates, the largest tensor there is, where here it is their outputs; on a CPU it takes a quarter longer.
@@ -68,12 +68,14 @@ class GNOT(Operator):
         fourier: If n > 0, every column of the queries is joined by its cos and sin at the frequencies 2^-n .. 2^n.
         quadrature: Whether sums over the points of a node grid are weighted by the trapezoid rule.
         branch_per_channel: Whether every channel of the field is an input function of its own.
+        query_fields: Whether the queries carry, beside their coordinates, the fields' values there. In the paper they do
+            not: everything local then passes through the sums of the attention, which takes many more steps to learn.
         activation: A name in `opkit.models.activations`, or an importable class.
         output_activation: That of the output network, if it is another.
         ffn: Feed-forward networks: "mlp", or a gated variant, see `opkit.models.layers.FeedForward`.
         dropout: After every attention.
         trunk_size: Columns of the queries of `forward_points`: `ndim` coordinates, then global parameters if any;
-            default `ndim`.
+            default `ndim`, with `query_fields` `ndim + in_channels`.
         branch_sizes: Columns of each of its input functions; default those of a field on a grid. With this or
             `trunk_size` given, the network takes point sets alone.
     """
@@ -96,6 +98,7 @@ class GNOT(Operator):
         fourier: int = 0,
         quadrature: bool = True,
         branch_per_channel: bool = False,
+        query_fields: bool = False,
         activation: str = "gelu",
         output_activation: str | None = None,
         ffn: FFN = "mlp",
@@ -117,8 +120,13 @@ class GNOT(Operator):
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout is a probability below 1, got {dropout}.")
         self.on_grid = trunk_size is None and branch_sizes is None
+        if query_fields and not self.on_grid:
+            raise ValueError(
+                f"query_fields is for fields on a grid, trunk_size={trunk_size} and branch_sizes={branch_sizes} are for "
+                "point sets. Leave query_fields out and count the columns of the queries in trunk_size."
+            )
         if trunk_size is None:
-            trunk_size = ndim
+            trunk_size = ndim + in_channels if query_fields else ndim
         if branch_sizes is None:
             branch_sizes = (ndim + 1,) * in_channels if branch_per_channel else (ndim + in_channels,)
         branch_sizes = tuple(branch_sizes)
@@ -130,6 +138,7 @@ class GNOT(Operator):
             )
         self.in_channels, self.ndim, self.location = in_channels, ndim, location
         self.trunk_size, self.branch_sizes, self.branch_per_channel = trunk_size, branch_sizes, branch_per_channel
+        self.query_fields = query_fields
         self.fourier, self.trapezoid = fourier, quadrature and location == "node"
         added = ndim if self.waves else 0
         encoder: dict[str, Any] = dict(width=width, n_layers=mlp_layers, activation=activation)
@@ -169,7 +178,8 @@ class GNOT(Operator):
         fields = values.split(1, -1) if self.branch_per_channel else [values]
         everywhere = points.expand(u.shape[0], -1, -1)
         inputs = [torch.cat([everywhere, field], -1) for field in fields]
-        return self._run(points, inputs, weights, [weights] * len(inputs)).mT.unflatten(2, shape)
+        query = torch.cat([everywhere, values], -1) if self.query_fields else points
+        return self._run(points, query, inputs, weights, [weights] * len(inputs)).mT.unflatten(2, shape)
 
     def forward_points(
         self,
@@ -216,15 +226,19 @@ class GNOT(Operator):
             _real(points, mask, weight, f"inputs[{i}]", self.branch_sizes[i], batch)
             for i, (points, mask, weight) in enumerate(zip(inputs, masks, weights, strict=True))
         ]
-        outputs = self._run(query, [points for points, _ in pairs], w, [w for _, w in pairs]).expand(batch, -1, -1)
+        outputs = self._run(query[..., : self.ndim], query, [points for points, _ in pairs], w, [w for _, w in pairs]).expand(batch, -1, -1)
         return outputs if query_mask is None else outputs.masked_fill(~query_mask[..., None], 0)
 
     def _run(
-        self, query: Tensor, inputs: Sequence[Tensor], weights: Tensor | None, input_weights: Sequence[Tensor | None]
+        self,
+        points: Tensor,
+        query: Tensor,
+        inputs: Sequence[Tensor],
+        weights: Tensor | None,
+        input_weights: Sequence[Tensor | None],
     ) -> Tensor:
-        """The network on points, batches of 1 or b; weights are zero where a point is padding."""
-        query = self._positions(query)
-        places = query[..., : 2 * self.ndim if self.waves else self.ndim]
+        """The network on queries at points, batches of 1 or b; weights are zero where a point is padding."""
+        places, query = self._positions(points), self._positions(query)
         if self.fourier:
             powers = 2.0 ** torch.arange(-self.fourier, self.fourier + 1, dtype=query.dtype, device=query.device)
             phase = query[..., None] * powers
