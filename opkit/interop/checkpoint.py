@@ -159,8 +159,8 @@ def name_of(model: Operator) -> str:
 
 
 def _arguments(model: Operator) -> dict[str, Any]:
-    """What the model was built with, as JSON holds it. Arguments that data decide are among them even where the original
-    left them at their defaults: loading the bundle would take them from `--pde` otherwise."""
+    """What the model was built with, as JSON holds it. Arguments that data decide are among them even where they were
+    left at their defaults: loading the bundle would take them from the problem otherwise."""
     signature = inspect.signature(type(model)).parameters
     decided = {name: signature[name].default for name in model.from_data() - model.arguments.keys()}
     return {k: list(v) if isinstance(v, tuple) else v for k, v in (decided | model.arguments).items()}

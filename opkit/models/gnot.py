@@ -68,8 +68,8 @@ class GNOT(Operator):
         fourier: If n > 0, every column of the queries is joined by its cos and sin at the frequencies 2^-n .. 2^n.
         quadrature: Whether sums over the points of a node grid are weighted by the trapezoid rule.
         branch_per_channel: Whether every channel of the field is an input function of its own.
-        query_fields: Whether the queries carry, beside their coordinates, the fields' values there. In the paper they do
-            not: everything local then passes through the sums of the attention, which takes many more steps to learn.
+        query_fields: Whether the queries carry, beside their coordinates, the fields' values there. The paper's do not:
+            what is local then passes through the sums of the attention.
         activation: A name in `opkit.models.activations`, or an importable class.
         output_activation: That of the output network, if it is another.
         ffn: Feed-forward networks: "mlp", or a gated variant, see `opkit.models.layers.FeedForward`.
@@ -122,8 +122,8 @@ class GNOT(Operator):
         self.on_grid = trunk_size is None and branch_sizes is None
         if query_fields and not self.on_grid:
             raise ValueError(
-                f"query_fields is for fields on a grid, trunk_size={trunk_size} and branch_sizes={branch_sizes} are for "
-                "point sets. Leave query_fields out and count the columns of the queries in trunk_size."
+                f"query_fields is for fields on a grid, trunk_size={trunk_size} and branch_sizes={branch_sizes} are "
+                "for point sets. Leave query_fields out and count the columns of the queries in trunk_size."
             )
         if trunk_size is None:
             trunk_size = ndim + in_channels if query_fields else ndim
@@ -226,7 +226,8 @@ class GNOT(Operator):
             _real(points, mask, weight, f"inputs[{i}]", self.branch_sizes[i], batch)
             for i, (points, mask, weight) in enumerate(zip(inputs, masks, weights, strict=True))
         ]
-        outputs = self._run(query[..., : self.ndim], query, [points for points, _ in pairs], w, [w for _, w in pairs]).expand(batch, -1, -1)
+        inputs, input_weights = zip(*pairs, strict=True) if pairs else ((), ())
+        outputs = self._run(query[..., : self.ndim], query, inputs, w, input_weights).expand(batch, -1, -1)
         return outputs if query_mask is None else outputs.masked_fill(~query_mask[..., None], 0)
 
     def _run(
