@@ -10,6 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import opkit
+from opkit import interop
 from opkit.cli import main
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -100,6 +101,12 @@ def test_the_bundle_is_one_to_evaluate(theirs, monkeypatch, tmp_path):
     settings = ["data.train=4", "data.test=4", "data.test_fine=2", "workers=1", "evaluation.resolutions=[48]"]
     assert main(["evaluate", "bundle", *settings, "evaluation.resamples=100"]) == 0
     assert json.loads((tmp_path / "bundle" / "evaluation" / "report.json").read_text())["model"] == "fno"
+
+
+def test_help_names_the_sources(capsys):
+    assert main(["convert", "source=mgno.MgNO_DC", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(source in out for source in interop.sources()) and "--input_mean" in out
 
 
 def refused(capsys, *argv):

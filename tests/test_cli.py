@@ -534,6 +534,13 @@ def test_version(capsys):
     assert capsys.readouterr().out.split() == ["opkit", opkit.__version__]
 
 
+def test_the_package_is_the_command(refuse):
+    run = subprocess.run([sys.executable, "-m", "opkit", "--version"], check=True, capture_output=True, text=True)
+    assert run.stdout.split() == ["opkit", opkit.__version__]
+    run = subprocess.run([sys.executable, "-m", "opkit", "trian"], capture_output=True, text=True)
+    assert run.returncode == 2 and run.stderr == refuse("trian")
+
+
 @pytest.mark.parametrize(
     ("argv", "absent"),
     [

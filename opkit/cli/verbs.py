@@ -1,6 +1,7 @@
 """The commands, one function each: from arguments to an exit code."""
 
 import json
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -355,6 +356,7 @@ def _convert_data(argv: list[str]) -> int:
 
 def _convert_checkpoint(request: Request) -> int:
     """Weights of an original implementation become a bundle."""
+    from opkit.interop import sources
     from opkit.registry import pde_class
     from opkit.settings import Stepping
 
@@ -382,6 +384,7 @@ def _convert_checkpoint(request: Request) -> int:
     note = "\n".join(
         [
             "opkit convert WEIGHTS source=NAME --pde NAME [reference.ARGUMENT=VALUE ...]: a bundle for opkit.load.",
+            textwrap.fill(f"The source is one of {', '.join(sources())}.", 100),
             "reference.* are the original constructor's arguments by their original names, lists as [1,2].\n",
         ]
     )
