@@ -119,6 +119,17 @@ def test_attention_does_not_depend_on_the_order_of_points(kind):
     torch.testing.assert_close(layer(x[:, order], p[order], w[order]), layer(x, p, w)[:, order], rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("kind", ["galerkin", "fourier", "linear", "softmax"])
+def test_attention_adds_its_input_where_asked_to(kind, training):
+    layer = attention(kind, 2, dropout=0.0).train(training)
+    x, p = torch.randn(2, 5, 6).double(), torch.randn(5, 2).double()
+    torch.testing.assert_close(layer(x, p, None, residual=True), x + layer(x, p, None), rtol=0, atol=1e-13)
+    with torch.autocast("cpu", torch.bfloat16):  # what is added is not rounded
+        x, layer = x.float(), layer.float()
+        assert (layer(x, p.float(), None, residual=True) == x + layer(x, p.float(), None)).all()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_attention_dropout_has_its_rate_and_is_off_in_evaluation(kind):
     """Of K^T V, or of Q K^T, which shows where V is the identity."""
@@ -130,8 +141,8 @@ def test_attention_dropout_has_its_rate_and_is_off_in_evaluation(kind):
     assert (layer(x, p, None) != layer(x, p, None)).any()
     k = torch.rand(800, 12, 2, 12).double() + 1
     if kind in ("galerkin", "linear"):
-        entries = layer._gram(k, k, torch.empty(12, 0).double(), None)
-        kept = layer.eval()._gram(k, k, torch.empty(12, 0).double(), None)
+        entries = layer._gram(k, k, torch.ones(12, 1).double(), None, None, None)
+        kept = layer.eval()._gram(k, k, torch.ones(12, 1).double(), None, None, None)
     else:
         v = torch.eye(12).double()[None, :, None].expand_as(k)
         entries = layer._dense(k, k, v, torch.empty(12, 0).double(), None)

@@ -16,7 +16,8 @@ Notes on this implementation, the original's mathematics unless stated:
 
 - Only softmax needs n x n products. The fourier kind is Q (K^T V) as well, since products are associative.
 - The small matrices K^T V are multiplied by the output projection first (galerkin: by that of the queries too), which
-  leaves one product with the tokens. Positions are rows and columns of K^T V, not copied to every head.
+  leaves one product with the tokens. Positions are rows and columns of K^T V, not copied to every head; the scales and
+  shifts of the heads' norms act on it, not on K and V.
 - The last interpolation of the way up commutes with the linear layer that follows and acts on its fewer channels.
 - `quadrature`, not in the original, weighs walls by one half in attention and decoder, whose Fourier series then has
   the domain as its period, not the domain and one step: convergence in the grid rises from first to second order.
@@ -91,50 +92,75 @@ class Attention(nn.Module):
                     nn.init.xavier_uniform_(weight, gain)
                     weight.diagonal().add_(diagonal)
 
-    def forward(self, x: Tensor, p: Tensor, weights: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, p: Tensor, weights: Tensor | None, residual: bool = False) -> Tensor:
         """Attend.
 
         Args:
             x: Features of the points, `(b, n, width)`.
             p: Their position features, `(n, positions)`.
             weights: Quadrature weights of sum one, `(n, 1)`; None where all are 1 / n.
+            residual: Add x. The galerkin kind adds the identity to the matrix it multiplies x by.
         """
-        width = x.shape[-1]
-        weight, bias = self.qkv.weight, self.qkv.bias
-        skipped = width if self.kind == "galerkin" else 0  # its queries, linear in x, are not needed as such
-        heads = F.linear(x, weight[skipped:], bias[skipped:]).unflatten(-1, (-1, self.n_heads, width // self.n_heads))
-        if self.kind in ("galerkin", "linear"):
-            q = heads[:, :, 0]
-            k, v = self._normalised(heads[:, :, -2:]).unbind(2)
-        else:
-            q, k = self._normalised(heads[:, :, :2]).unbind(2)
-            v = heads[:, :, 2]
-        if self.kind == "softmax" or (self.kind == "fourier" and self.training and self.dropout):
-            return self.out(self._dense(q, k, v, p, weights))
-        matrix = self._gram(k, v, p, weights).to(x.dtype) @ self.out.weight.unflatten(1, (self.n_heads, -1)).permute(
-            1, 2, 0
-        )
+        heads = (self.n_heads, x.shape[-1] // self.n_heads)
+        weight, bias = self.qkv.weight.chunk(3), self.qkv.bias.chunk(3)
+        galerkin = self.kind == "galerkin"
+        of = (1, 2) if galerkin else (0, 1, 2)  # its queries, linear in x, are not needed as such
+        # One product each: the parts' gradients would be copied together for a common one.
+        parts = {i: F.linear(x, weight[i], bias[i]).unflatten(-1, heads) for i in of}
+        affine: dict[int, Tensor | None] = dict.fromkeys(range(3))
+        if self.norm:
+            normed = (1, 2) if galerkin or self.kind == "linear" else (0, 1)
+            for i, scale, shift in zip(normed, self.scale, self.shift, strict=True):
+                parts[i] = F.layer_norm(parts[i], heads[1:], eps=self.eps)
+                affine[i] = self._affine(scale, shift)
+                if self._explicit(i):
+                    parts[i], affine[i] = torch.addcmul(shift, parts[i], scale), None
+        q, k, v = x if galerkin else parts[0], parts[1], parts[2]
+        if self._is_dense:
+            z = self.out(self._dense(q, k, v, p, weights))
+            return x + z if residual else z
+        places = torch.cat([p.new_ones(len(p), 1), p], 1)
+        gram = self._gram(k, v, places, weights, affine[1], affine[2]).to(x.dtype)
+        matrix = gram @ self.out.weight.unflatten(1, (self.n_heads, -1)).permute(1, 2, 0)  # (b, head, e, width)
         if self.kind == "linear":
-            q = torch.cat([_per_head(p, q), q], -1).softmax(-1)
-            return torch.baddbmm(self.out.bias, q.flatten(2), matrix.flatten(1, 2))
-        plain = matrix[:, :, self.positions :].flatten(1, 2)  # (b, width, width)
-        constant = self.out.bias[None]
-        if self.kind == "galerkin":
-            constant = constant + bias[:width] @ plain
-            plain = weight[:width].mT @ plain
-        constant = constant[:, None]
-        if self.positions:
-            constant = constant + p @ matrix[:, :, : self.positions].sum(1)
-        return torch.baddbmm(constant, x if self.kind == "galerkin" else q.flatten(2), plain)
+            q = torch.cat([_per_head(p, v), q], -1).softmax(-1)
+            z = torch.baddbmm(self.out.bias, q.flatten(2), matrix.flatten(1, 2))
+            return x + z if residual else z
+        if affine[0] is not None:
+            matrix = affine[0].to(matrix.dtype) @ matrix
+        else:
+            places = p
+        by_place, by_feature = matrix.split([places.shape[1], heads[1]], 2)
+        constant, mix = self.out.bias[None], by_feature.flatten(1, 2)  # (b, width, width)
+        if galerkin:
+            constant, mix = constant + bias[0] @ mix, weight[0].mT @ mix
+        constant = constant[:, None] + places @ by_place.sum(1)
+        if galerkin and residual and not torch.is_autocast_enabled(x.device.type):  # it would round x itself
+            return torch.baddbmm(constant, x, mix + torch.eye(x.shape[-1], dtype=x.dtype, device=x.device))
+        z = torch.baddbmm(constant, q.flatten(2), mix)
+        return x + z if residual else z
 
-    def _normalised(self, heads: Tensor) -> Tensor:
-        """Layer norm over the features of each head of `(b, n, 2, head, feature)`."""
-        if not self.norm:
-            return heads
-        return torch.addcmul(self.shift, F.layer_norm(heads, heads.shape[-1:], eps=self.eps), self.scale)
+    @property
+    def _is_dense(self) -> bool:
+        return self.kind == "softmax" or (self.kind == "fourier" and self.training and self.dropout > 0)
 
-    def _gram(self, k: Tensor, v: Tensor, p: Tensor, weights: Tensor | None) -> Tensor:
-        """[P K]^T [P V] / n of every head, `(b, head, e, e)`, e positions and features; sums in float32 at least."""
+    def _explicit(self, part: int) -> bool:
+        """Whether queries (0), keys (1) or values (2) are themselves scaled and shifted, not only sums of them."""
+        return self._is_dense or (self.kind == "linear" and part == 1)
+
+    def _affine(self, scale: Tensor, shift: Tensor) -> Tensor:
+        """The matrix T with [P K'] = [1 P K] T, where K' is K scaled and shifted, `(head, 1 + e, e)`."""
+        e = self.positions
+        diagonal = torch.diag_embed(F.pad(scale, (e, 0), value=1.0))
+        return torch.cat([F.pad(shift, (e, 0))[:, None], diagonal], 1)
+
+    def _gram(
+        self, k: Tensor, v: Tensor, p: Tensor, weights: Tensor | None, of_k: Tensor | None, of_v: Tensor | None
+    ) -> Tensor:
+        """[P K]^T [P V] / n of every head, `(b, head, e, e)`, e positions and features; sums in float32 at least.
+
+        `p` is [1 P]. Where K or V are to be scaled and shifted, `of_k` and `of_v` do it to the sums.
+        """
         with torch.autocast(k.device.type, enabled=False):
             k, v, p = (t if t.dtype == torch.float64 else t.float() for t in (k, v, p))
             left, parts = p, 1  # an integer, which may be symbolic, where a quotient could not be exported
@@ -147,12 +173,13 @@ class Attention(nn.Module):
                 k, left = k * weights[:, None], left * weights
             else:
                 parts = k.shape[1]
-            gram = k.permute(0, 2, 3, 1) @ v.permute(0, 2, 1, 3)
-            if self.positions:
-                below = (k.flatten(2).mT @ p).unflatten(1, (self.n_heads, -1))
-                right = (left.mT @ v.flatten(2)).unflatten(2, (self.n_heads, -1)).transpose(1, 2)
-                corner = (left.mT @ p).expand(*right.shape[:-1], -1)
-                gram = torch.cat([torch.cat([corner, right], -1), torch.cat([below, gram], -1)], -2)
+            inner = k.permute(0, 2, 3, 1) @ v.permute(0, 2, 1, 3)
+            below = (k.flatten(2).mT @ p).unflatten(1, (self.n_heads, -1))
+            right = (left.mT @ v.flatten(2)).unflatten(2, (self.n_heads, -1)).transpose(1, 2)
+            corner = (left.mT @ p).expand(*right.shape[:-1], -1)
+            gram = torch.cat([torch.cat([corner, right], -1), torch.cat([below, inner], -1)], -2)
+            gram = gram[..., 1:, :] if of_k is None else of_k.to(gram.dtype).mT @ gram
+            gram = gram[..., 1:] if of_v is None else gram @ of_v.to(gram.dtype)
             scale = 1 / math.sqrt(k.shape[-1] + self.positions) if self.kind == "fourier" else 1.0
             gram = gram * scale / parts
         return F.dropout(gram, self.dropout, self.training and self.kind != "fourier")
@@ -186,7 +213,11 @@ class Layer(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(width, eps) if norm else nn.Identity() for _ in range(2))
 
     def forward(self, x: Tensor, p: Tensor, weights: Tensor | None) -> Tensor:
-        x = self.norms[0](x + self.dropout(self.attention(x, p, weights)))
+        if self.training and self.dropout.p:
+            x = x + self.dropout(self.attention(x, p, weights))
+        else:
+            x = self.attention(x, p, weights, residual=True)
+        x = self.norms[0](x)
         return self.norms[1](x + self.dropout(self.ffn(x)))
 
 

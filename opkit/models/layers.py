@@ -52,10 +52,13 @@ class FeedForward(nn.Module):
         self.outer = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.inner(x)
+        shape = x.shape[:-1]
+        x = self.inner(x.flatten(0, -2))
         if self.gated:
             gate, value = x.chunk(2, -1)
             x = self.activation(gate) * value
+        elif isinstance(self.activation, nn.ReLU):
+            x = x.relu_()  # its gradient needs the output alone: one tensor less, and they are the largest
         else:
             x = self.activation(x)
-        return self.outer(self.dropout(x))
+        return self.outer(self.dropout(x)).unflatten(0, shape)
