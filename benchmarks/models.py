@@ -1,5 +1,6 @@
 """The four architectures in their papers' configurations against the originals: time of a training step and of
-inference, and peak memory, in one run.
+inference, peak memory, and arithmetic of a training step's matrix products and convolutions, in one run. (FFTs are not
+counted.)
 
     python benchmarks/models.py [--reference DIRECTORY] [ROW ...]
 
@@ -25,6 +26,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from opkit.interop import from_reference
 from opkit.training import keep_freed_memory
@@ -115,6 +117,13 @@ def infer(module: nn.Module, forward: Callable[[], Tensor]) -> None:
         forward()
 
 
+def products(module: nn.Module, forward: Callable[[], Tensor]) -> float:
+    """Floating-point operations of the matrix products and convolutions of a training step, in 1e9."""
+    with FlopCounterMode(display=False) as counter:
+        train_step(module, forward)
+    return counter.get_total_flops() / 1e9
+
+
 def medians(work: dict[str, Callable[[], None]], budget: float) -> dict[str, float]:
     """Median seconds of interleaved repeats, as many as fit `budget` seconds, at least 3."""
     seconds: dict[str, list[float]] = {name: [] for name in work}
@@ -181,12 +190,13 @@ def main() -> None:
         steps = medians({k: lambda v=v: train_step(*v) for k, v in models.items()}, arguments.budget)
         calls = medians({k: lambda v=v: infer(*v) for k, v in models.items()}, arguments.budget / 2)
         memory = {side: peak_memory(name, side, directory) for side in ("original", "opkit")}
+        work = {side: products(*models[side]) for side in memory}
         print(f"\n{name}   (to reach: {row.ratio:g} x)")
         for side in models:
-            room = f"{memory[side]:8.0f} MiB" if side in memory else " " * 12
+            room = f"{memory[side]:8.0f} MiB   {work[side]:6.1f} GFLOP" if side in memory else ""
             print(
                 f"  {side:<16} training step {1000 * steps[side]:9.1f} ms {steps['original'] / steps[side]:6.2f} x   "
-                f"inference {1000 * calls[side]:9.1f} ms {calls['original'] / calls[side]:6.2f} x   {room}"
+                f"inference {1000 * calls[side]:9.1f} ms {calls['original'] / calls[side]:6.2f} x   {room}".rstrip()
             )
 
 
