@@ -161,6 +161,7 @@ def test_what_does_not_fit_is_refused(theirs, capsys, tmp_path):
         capsys, "weights.pt", "source=neuraloperator.FN", "--pde", "darcy"
     )
     assert "--pde is missing" in refused(capsys, "weights.pt", "source=neuraloperator.FNO")
+    assert "reference.n_modes=[8, is neither" in refused(capsys, "weights.pt", *SETTINGS, "reference.n_modes=[8,")
     assert "n_mode" in refused(capsys, "weights.pt", *SETTINGS, "reference.n_mode=[8,8]")
     assert "does not map a, f to u" in refused(capsys, "weights.pt", *SETTINGS, "pde.source=random")
     assert "output_std must be positive" in refused(capsys, "weights.pt", *SETTINGS, "output_std=[0]")

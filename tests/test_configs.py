@@ -75,6 +75,17 @@ def test_the_papers_preset_is_the_papers(capsys):
     assert (config["model"]["n_modes"], config["model"]["width"]) == ([24, 22], 32)
 
 
+@pytest.mark.parametrize("pde", FAMILIES)
+def test_the_papers_preset_of_gnot_has_nothing_of_the_laptop_configuration(pde, capsys):
+    """Hao et al. 2023: queries are positions, frames are predicted as such, 500 epochs in batches of 4."""
+    assert main(["train", "--pde", pde, "--model", "gnot", "--preset", "paper", "--print_config"]) == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    model, trajectories = config["model"], pde == "navier_stokes"
+    assert not model["query_fields"] and (model["width"], model["n_experts"], model["expansion"]) == (128, 3, 4)
+    assert config["stepping"]["target"] == "absolute" and config["stepping"]["history"] == (10 if trajectories else 1)
+    assert config["trainer"]["max_epochs"] == 500 and config["data"]["batch_size"] == (40 if trajectories else 4)
+
+
 def test_trainer_arguments_opkit_keeps_to_itself_exist():
     """A renamed argument of Lightning's Trainer must not slip past the list."""
     import inspect

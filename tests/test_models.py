@@ -247,7 +247,7 @@ SLOW_LEARNERS = {"gnot": "0.048 after 4000 of these steps: 500 epochs of the rec
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(m, marks=pytest.mark.xfail(reason=SLOW_LEARNERS[m]) if m in SLOW_LEARNERS else ())
+        pytest.param(m, marks=pytest.mark.xfail(reason=SLOW_LEARNERS[m], strict=True) if m in SLOW_LEARNERS else ())
         for m in registry.names("model")
     ],
 )

@@ -362,7 +362,7 @@ def _convert_checkpoint(request: Request) -> int:
 
     reference = {}
     for key in [k for k in request.overrides if k.startswith("reference.")]:
-        reference[key.removeprefix("reference.")] = _literal(request.overrides.pop(key))
+        reference[key.removeprefix("reference.")] = _literal(key, request.overrides.pop(key))
     asked_help = "help" in request.flags
     if asked_help:
         request.names.setdefault("pde", "darcy")
@@ -418,7 +418,7 @@ def _convert_checkpoint(request: Request) -> int:
     return 0
 
 
-def _literal(value: Any) -> Any:
+def _literal(key: str, value: Any) -> Any:
     """What was typed for `reference.*`, whose types only the original knows: JSON, else YAML, which takes 1e-7 for a
     text."""
     if not isinstance(value, str):
@@ -428,7 +428,12 @@ def _literal(value: Any) -> Any:
     except ValueError:
         import yaml
 
-        return yaml.safe_load(value)
+        try:
+            return yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ConfigError(
+                f"{key}={value} is neither a number, a word nor a list. Write for example {key}=4 or {key}=[1,2]."
+            ) from None
 
 
 def _convert_file(source: Path, request: Request, parser: "ArgumentParser") -> int:

@@ -131,6 +131,7 @@ def error_by_step(measured: Measured, label_error: float | None) -> bytes:
             axis.axhline(100 * label_error, color="#bbbbbb", lw=1, zorder=0, label="error of the labels")
         axis.set_yscale("log")
         axis.yaxis.set_major_formatter(lambda v, _: f"{v:g}%")
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.set_xlabel("step")
         axis.set_ylabel("relative L2 error of the frame")
         axis.grid(alpha=0.25)
