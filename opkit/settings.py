@@ -67,7 +67,8 @@ class Stepping:
 
 @dataclass(frozen=True)
 class Optim:
-    """AdamW (Loshchilov and Hutter 2019) on a one-cycle schedule (Smith and Topin 2019), stepped per batch.
+    """Optimiser and schedule of its rate: by default AdamW (Loshchilov and Hutter 2019) on one cycle (Smith and Topin
+    2019), stepped per batch.
 
     Args:
         name: "adamw", or "adam", whose weight decay is added to the gradient, as several papers have it.

@@ -130,7 +130,9 @@ def error_by_step(measured: Measured, label_error: float | None) -> bytes:
         if label_error and len(shown) and label_error > 1e-2 * shown.min():  # else far below the picture
             axis.axhline(100 * label_error, color="#bbbbbb", lw=1, zorder=0, label="error of the labels")
         axis.set_yscale("log")
+        low, high = axis.get_ylim()  # fewer than two powers of ten in sight leave an axis without a scale
         axis.yaxis.set_major_formatter(lambda v, _: f"{v:g}%")
+        axis.yaxis.set_minor_formatter(lambda v, _: f"{v:g}%" if high < 10 * low else "")
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.set_xlabel("step")
         axis.set_ylabel("relative L2 error of the frame")
