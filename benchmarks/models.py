@@ -102,7 +102,10 @@ def sides(row: Row, directory: Path, compiled: bool = True) -> dict[str, tuple[n
     }
     if compiled:
         faster = from_reference(row.source, theirs.state_dict(), **row.config)
-        faster.compile(dynamic=False)
+        if hasattr(originals, "compile"):  # what it calls is not the module itself
+            originals.compile(faster)
+        else:
+            faster.compile(dynamic=False)
         out["opkit, compiled"] = (faster, lambda: originals.call(faster, row.source, inputs))
     return out
 

@@ -70,6 +70,10 @@ def call(model: nn.Module, source: str, inputs: dict[str, Tensor]) -> Tensor:
     return model.forward_points(query, functions)
 
 
+def compile(model: nn.Module) -> None:
+    model.forward_points = torch.compile(model.forward_points, dynamic=False)
+
+
 def _in_order(inputs: dict[str, Tensor]) -> list[Tensor]:
     return [inputs["query"], *(inputs[name] for name in sorted(inputs) if name != "query")]
 

@@ -39,7 +39,8 @@ from opkit.grid import BOUNDARIES, LOCATIONS, Boundary, Location, Spec
 from opkit.models.activations import activation as make_activation
 from opkit.models.arguments import check_modes
 from opkit.models.base import Operator, zero_walls
-from opkit.models.layers import FFN, FeedForward, Pointwise
+from opkit.models.kernels import interpolate, linear
+from opkit.models.layers import FFN, FeedForward, Linear, Pointwise
 from opkit.models.positions import Coordinates, count_positions, period_of, positions, trapezoid_weights
 from opkit.models.spectral import SpectralConv, choose
 
@@ -80,8 +81,8 @@ class Attention(nn.Module):
         super().__init__()
         self.n_heads, self.positions, self.kind, self.norm, self.eps = n_heads, positions, kind, norm, eps
         self.dropout, self.quadrature = dropout, quadrature
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width + n_heads * positions, width)  # columns of a head: positions, features
+        self.qkv = Linear(width, 3 * width)
+        self.out = Linear(width + n_heads * positions, width)  # columns of a head: positions, features
         if norm:
             self.scale = nn.Parameter(torch.ones(2, n_heads, width // n_heads))
             self.shift = nn.Parameter(torch.zeros(2, n_heads, width // n_heads))
@@ -106,7 +107,7 @@ class Attention(nn.Module):
         galerkin = self.kind == "galerkin"
         of = (1, 2) if galerkin else (0, 1, 2)  # its queries, linear in x, are not needed as such
         # One product each: the parts' gradients would be copied together for a common one.
-        parts = {i: F.linear(x, weight[i], bias[i]).unflatten(-1, heads) for i in of}
+        parts = {i: linear(x, weight[i], bias[i]).unflatten(-1, heads) for i in of}
         affine: dict[int, Tensor | None] = dict.fromkeys(range(3))
         if self.norm:
             normed = (1, 2) if galerkin or self.kind == "linear" else (0, 1)
@@ -293,8 +294,8 @@ def _resize(u: Tensor, shape: Sequence[int], location: Location) -> Tensor:
     if location == "periodic":  # a grid with both ends in, the last point being the first
         u = F.pad(u, (0, 1, 0, 1), mode="circular")
         closed = [n + 1 for n in shape]
-        return F.interpolate(u, closed, mode="bilinear", align_corners=True)[..., :-1, :-1]
-    return F.interpolate(u, list(shape), mode="bilinear", align_corners=location == "node")
+        return interpolate(u, closed, align_corners=True)[..., :-1, :-1]
+    return interpolate(u, list(shape), align_corners=location == "node")
 
 
 class Decoder(nn.Module):
@@ -368,11 +369,11 @@ class Decoder(nn.Module):
         period = tuple(self._period(n) for n in shape)
         spectral = choose("dft" if self.walls and not self.padding else self.spectral, self.n_modes, period)
         *activations, last = self.activations
-        for i, (linear, activation) in enumerate(zip(self.pointwise_layers, activations, strict=True)):
+        for i, (pointwise, activation) in enumerate(zip(self.pointwise_layers, activations, strict=True)):
             if self.spectral_layers:
-                x = activation(self.spectral_layers[i](self.dropout(x), period, spectral, self.walls) + linear(x))
+                x = activation(self.spectral_layers[i](self.dropout(x), period, spectral, self.walls) + pointwise(x))
             else:
-                x = self.dropout(activation(linear(x)))
+                x = self.dropout(activation(pointwise(x)))
         return self.project[1](last(self.project[0](x)))
 
     def _onto(self, shape: Sequence[int], x: Tensor) -> Tensor:
@@ -531,7 +532,7 @@ class GalerkinTransformer(Operator):
             )
             self.up: Up | None = Up(width, up, location, up_activation, scaler_dropout[1])
         else:
-            self.lift = nn.Linear(in_channels + (features if ndim == 2 else 0), width)
+            self.lift = Linear(in_channels + (features if ndim == 2 else 0), width)
             self.up = None
         self.feature_dropout = nn.Dropout(feature_dropout)
         self.layers = nn.ModuleList(

@@ -34,7 +34,7 @@ from opkit.grid import Location, Spec
 from opkit.models.activations import activation as make_activation
 from opkit.models.arguments import check_least, check_names
 from opkit.models.base import Operator
-from opkit.models.layers import FFN, FeedForward
+from opkit.models.layers import FFN, FeedForward, Linear
 from opkit.models.positions import positions, trapezoid_weights
 
 Form = Literal["gnot", "cgpt"]
@@ -263,10 +263,10 @@ class MLP(nn.Module):
 
     def __init__(self, in_features: int, out_features: int, width: int, n_layers: int, activation: str):
         super().__init__()
-        self.first = nn.Linear(in_features, width)
-        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(n_layers))
+        self.first = Linear(in_features, width)
+        self.layers = nn.ModuleList(Linear(width, width) for _ in range(n_layers))
         self.activations = nn.ModuleList(make_activation(activation) for _ in range(n_layers + 1))
-        self.last = nn.Linear(width, out_features)
+        self.last = Linear(width, out_features)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.activations[0](self.first(x))
@@ -288,10 +288,10 @@ class Attention(nn.Module):
     def __init__(self, width: int, n_heads: int, n_sources: int, share: float = 1.0):
         super().__init__()
         self.n_heads, self.share = n_heads, share
-        self.query = nn.Linear(width, width)
-        self.keys = nn.ModuleList(nn.Linear(width, width) for _ in range(n_sources))
-        self.values = nn.ModuleList(nn.Linear(width, width) for _ in range(n_sources))
-        self.project = nn.Linear(width, width)
+        self.query = Linear(width, width)
+        self.keys = nn.ModuleList(Linear(width, width) for _ in range(n_sources))
+        self.values = nn.ModuleList(Linear(width, width) for _ in range(n_sources))
+        self.project = Linear(width, width)
 
     def forward(self, x: Tensor, sources: Sequence[Tensor], weights: Sequence[Tensor | None]) -> Tensor:
         """Attend from points `(b, n, d)` to sources `(b, m_i, d)` with weights `(b, m_i)` or None."""
@@ -340,9 +340,10 @@ class Experts(nn.Module):
         """Map `(b, n, d)` to the same; one gate `(b, n, 1)` for every expert, or none for a single one."""
         if gates is None:
             return self.networks[0](x)
-        out, *others = [gate * network(x) for gate, network in zip(gates, self.networks, strict=True)]
-        for other in others:
-            out = out + other
+        out = gates[0] * self.networks[0](x)
+        others: list[Any] = list(self.networks[1:])
+        for gate, network in zip(gates[1:], others, strict=True):
+            out = torch.addcmul(out, gate, network(x))
         return out
 
 
@@ -377,9 +378,9 @@ class Block(nn.Module):
         self.ffns = nn.ModuleList(Experts(width, hidden, n_experts or 1, activation, ffn) for _ in range(2))
         if n_experts:
             self.gate = nn.Sequential(
-                nn.Linear(places, hidden), make_activation(activation),
-                nn.Linear(hidden, hidden), make_activation(activation),
-                nn.Linear(hidden, n_experts),
+                Linear(places, hidden), make_activation(activation),
+                Linear(hidden, hidden), make_activation(activation),
+                Linear(hidden, n_experts),
             )  # fmt: skip
 
     def forward(

@@ -6,10 +6,18 @@ import torch
 from torch import Tensor, nn
 
 from opkit.models.activations import activation as make_activation
+from opkit.models.kernels import linear
 
 FFN = Literal["mlp", "glu", "bilinear", "reglu", "geglu", "swiglu"]
 
 GATES: dict[str, str] = {"glu": "sigmoid", "bilinear": "identity", "reglu": "relu", "geglu": "gelu", "swiglu": "silu"}
+
+
+class Linear(nn.Linear):
+    """`torch.nn.Linear` by `opkit.models.kernels.linear`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return linear(input, self.weight, self.bias)
 
 
 class Pointwise(nn.Linear):
@@ -47,9 +55,9 @@ class FeedForward(nn.Module):
             self.activation = nn.Sigmoid() if ffn == "glu" else make_activation(GATES[ffn])
         else:
             self.activation = make_activation(activation)
-        self.inner = nn.Linear(width, 2 * hidden if self.gated else hidden)
+        self.inner = Linear(width, 2 * hidden if self.gated else hidden)
         self.dropout = nn.Dropout(dropout)
-        self.outer = nn.Linear(hidden, width)
+        self.outer = Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
         shape = x.shape[:-1]
@@ -57,8 +65,6 @@ class FeedForward(nn.Module):
         if self.gated:
             gate, value = x.chunk(2, -1)
             x = self.activation(gate) * value
-        elif isinstance(self.activation, nn.ReLU):
-            x = x.relu_()  # its gradient needs the output alone: one tensor less, and they are the largest
         else:
             x = self.activation(x)
         return self.outer(self.dropout(x)).unflatten(0, shape)
