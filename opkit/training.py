@@ -81,7 +81,7 @@ def train(
         run_dir: Where everything goes.
         seed: Seed of the initial weights and the order of samples.
         workers: Processes that generate data; null means one per core. No effect on the data.
-        compile: Run training steps through torch.compile; "auto" does for runs long enough to gain from it, where a
+        compile: Run training steps through torch.compile; "auto" does for models and runs that gain from it, where a
             C++ compiler is at hand.
         resume: Continue the run in `run_dir`.
 
@@ -121,7 +121,8 @@ def train(
     fields.setup()
     surrogate = _untrained(pde, spec, model, fields, data)
     steps = loop.max_epochs * len(fields.train_dataloader()) if loop.max_epochs else 0
-    compiled = _can_compile(compile, steps)
+    pays = surrogate.model.operator.compile_pays or loop.strategy.root_device.type != "cpu"
+    compiled = _can_compile(compile, steps if pays else 0)
     batch = min(data.batch_size, len(fields.fields["train"])) // loop.world_size
     task = SupervisedTask(surrogate.model, pde.grid, optim, batch, compiled)
     print(

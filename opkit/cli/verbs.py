@@ -140,7 +140,7 @@ def train(argv: list[str]) -> int:
     )
     parser.add_argument(
         "--compile", type=bool | str, default="auto",
-        help="Train through torch.compile: true, false, or auto (runs long enough to gain from it).",
+        help="Train through torch.compile: true, false, or auto (models and runs that gain from it).",
     )  # fmt: skip
     parser.add_argument(
         "--gate", type=str | None, default=None, help='Conditions such as "rel_l2<0.02"; failed: exit 3.'

@@ -33,6 +33,8 @@ class Operator(nn.Module, ABC):
     ndim: int
     least: int = 2
     """Fewest points per axis."""
+    compile_pays: bool = True
+    """Whether its training step on a CPU is faster, or not slower, through torch.compile."""
 
     OF_SPEC: ClassVar[dict[str, Callable[[Spec], Any]]] = {
         "in_channels": lambda spec: len(spec.inputs),

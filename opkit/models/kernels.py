@@ -100,7 +100,7 @@ def _interpolate(u: Tensor, shape: list[int], align_corners: bool) -> Tensor:
     return F.interpolate(u, shape, mode="bilinear", align_corners=align_corners)
 
 
-@torch.library.custom_op("opkit::interpolate", mutates_args=())
+@torch.library.custom_op("opkit::interpolate", mutates_args=(), tags=(torch.Tag.flexible_layout,))
 def _interpolate_operator(u: Tensor, shape: list[int], align_corners: bool) -> Tensor:
     return _interpolate(u, shape, align_corners).contiguous()
 
@@ -110,7 +110,7 @@ def _(u: Tensor, shape: list[int], align_corners: bool) -> Tensor:
     return u.new_empty(*u.shape[:2], *shape)
 
 
-@torch.library.custom_op("opkit::interpolate_gradient", mutates_args=())
+@torch.library.custom_op("opkit::interpolate_gradient", mutates_args=(), tags=(torch.Tag.flexible_layout,))
 def _interpolate_gradient(out: Tensor, size: list[int], align_corners: bool) -> Tensor:
     shape = list(out.shape[2:])
     return torch.ops.aten.upsample_bilinear2d_backward(out, shape, size, align_corners, None, None).contiguous()
