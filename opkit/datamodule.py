@@ -8,6 +8,7 @@ number of devices or loader processes.
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -134,6 +135,9 @@ class EpochBatches(Sampler):
         symmetries: Columns of moves to draw per sample, 0 for none.
         rank: This process.
         world: Processes.
+
+    Attributes:
+        skip: Batches that the next pass leaves out at its beginning.
     """
 
     def __init__(
@@ -141,7 +145,7 @@ class EpochBatches(Sampler):
     ):
         self.count, self.seed, self.symmetries = count, seed, symmetries
         self.batch_size, self.rank, self.world = min(batch_size, count), rank, world
-        self.epoch = 0
+        self.epoch, self.skip = 0, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Lightning calls this before every epoch, resumed ones included."""
@@ -158,10 +162,33 @@ class EpochBatches(Sampler):
             order = rng.permutation(self.count)
             if self.symmetries:
                 moves = rng.random((self.count, self.symmetries)) < 0.5
-        for start in range(0, self.count, self.batch_size):
+        skip, self.skip = self.skip, 0
+        for start in range(skip * self.batch_size, self.count, self.batch_size):
             batch = order[start : start + self.batch_size]
             mine = batch[self.rank :: self.world]
             yield mine.tolist(), None if moves is None else moves[mine]
+
+
+class ResumableLoader(DataLoader):
+    """A loader that knows how many batches of its epoch were used, and can continue after them.
+
+    Lightning would restore it too, but not one that was asked for before the checkpoint, as for the schedule's length.
+    """
+
+    used = 0
+    sampler: EpochBatches
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        self.used = self.sampler.skip
+        for batch in super().__iter__():
+            self.used += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        return {"used": self.used}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.sampler.skip = state["used"] % len(self)  # all used: the next epoch begins
 
 
 class FieldData(L.LightningDataModule):
@@ -179,6 +206,15 @@ class FieldData(L.LightningDataModule):
         super().__init__()
         self.train, self.val, self.settings, self.seed, self.stepping = train, val, settings, seed, stepping
         self.fields: dict[str, MemoryFields | MemoryTrajectories | StoredFields] = {}
+        self._training: ResumableLoader | None = None
+        self._position: dict[str, int] = {}
+
+    def state_dict(self) -> dict[str, int]:
+        return {} if self._training is None else self._training.state_dict()
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Lightning calls this before it asks for the loaders that it trains with."""
+        self._position = state
 
     def setup(self, stage: str | None = None) -> None:
         if self.fields:
@@ -203,7 +239,10 @@ class FieldData(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         symmetries = self.train.pde.symmetries if self.settings.augment else 0
-        return self._loader("train", self.seed, symmetries)
+        self._training = self._loader("train", self.seed, symmetries)
+        if self._position:
+            self._training.load_state_dict(self._position)
+        return self._training
 
     def val_dataloader(self) -> DataLoader:
         return self._loader("val", None, 0)
@@ -213,7 +252,7 @@ class FieldData(L.LightningDataModule):
         for request in EpochBatches(len(self.fields["train"]), 100):
             yield self.fields["train"][request]
 
-    def _loader(self, split: str, seed: int | None, symmetries: int) -> DataLoader:
+    def _loader(self, split: str, seed: int | None, symmetries: int) -> ResumableLoader:
         fields = self.fields[split]
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         batches = EpochBatches(
@@ -226,7 +265,7 @@ class FieldData(L.LightningDataModule):
         )
         workers = self.settings.loader_workers if isinstance(fields, StoredFields) else 0
         context = "spawn" if workers else None
-        return DataLoader(
+        return ResumableLoader(
             fields, sampler=batches, batch_size=None, num_workers=workers, multiprocessing_context=context,
             persistent_workers=workers > 0,
         )  # fmt: skip

@@ -42,7 +42,8 @@ class Preempted(KeyboardInterrupt):
 
     exit_code = 75
 
-    def __init__(self, signal: str):
-        super().__init__(
-            f"stopped by {signal}; what was finished is kept, and the same command continues where this one ended"
-        )
+    def __init__(
+        self, signal: str, then: str = "what was finished is kept, and the same command continues where this one ended"
+    ):
+        super().__init__(f"stopped by {signal}; {then}")
+        self.signal = signal

@@ -6,11 +6,13 @@ The model carries its normalisers, so the relative L2 loss is taken on physical 
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from torch import Tensor
 
 from opkit import metrics
 from opkit.errors import OpkitError
+from opkit.fields import SPLIT_STRIDE, seed_key
 from opkit.grid import Grid
 from opkit.models.activations import decay_groups
 from opkit.settings import Optim
@@ -27,30 +29,57 @@ class SupervisedTask(L.LightningModule):
         batch_size: Samples per step on this device; only steps of this size use the compiled model, so that a
             shorter last batch does not compile a second one.
         compile: Whether training steps run through torch.compile.
+        seed: Seed of what a training step draws at random: dropout.
     """
 
-    def __init__(self, model: PhysicalOperator, grid: Grid, optim: Optim, batch_size: int, compile: bool = False):
+    def __init__(
+        self, model: PhysicalOperator, grid: Grid, optim: Optim, batch_size: int, compile: bool = False, seed: int = 0
+    ):
         super().__init__()
         self.model, self.grid, self.optim, self.batch_size = model, grid, optim, batch_size
         # In a tuple, so that the wrapper is not registered as a second copy of the model's parameters.
         self._compiled = (torch.compile(model, dynamic=False),) if compile else ()
+        self.seed = seed
         self._val: list[Tensor] = []
+        self._train: list[Tensor] = []  # mean loss and number of samples of each of the epoch's steps
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.model(inputs)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """All that a step draws at random is a function of (seed, step, rank), so that a resumed run draws the same."""
+        if batch_idx == 0:
+            self._train.clear()
+        step = self.trainer.fit_loop.total_batch_idx
+        key = seed_key("training step", self.seed, self.global_rank * SPLIT_STRIDE + step)
+        torch.manual_seed(int(key.generate_state(1, np.uint64)[0]))
 
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
         inputs, targets = batch
         model = self._compiled[0] if self._compiled and len(inputs) == self.batch_size else self.model
         error = (model(inputs).float() - targets).flatten(1)
         loss = (error.norm(dim=1) / targets.flatten(1).norm(dim=1)).mean()
-        self.log("train/rel_l2", loss.detach(), on_step=False, on_epoch=True, batch_size=len(inputs), sync_dist=True)
+        self._train.append(torch.stack([loss.detach().double() * len(inputs), loss.new_tensor(len(inputs)).double()]))
         return loss
 
-    def on_train_epoch_end(self) -> None:
-        loss = self.trainer.callback_metrics["train/rel_l2"]
-        if not torch.isfinite(loss):
-            raise self._diverged("loss", loss)
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self.trainer.is_last_batch:
+            loss = self._mean(torch.stack(self._train))
+            if not torch.isfinite(loss):
+                raise self._diverged("loss", loss)
+            self.log("train/rel_l2", loss)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        so_far = torch.stack(self._train).sum(0) if self._train else torch.zeros(2, dtype=torch.float64)
+        checkpoint["train_loss"] = self.trainer.strategy.reduce(so_far.to(self.device), reduce_op="sum").cpu()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._train = [checkpoint["train_loss"].to(self.device) * (self.global_rank == 0)]
+
+    def _mean(self, sums: Tensor) -> Tensor:
+        """Mean over samples, given sums and numbers `(parts, 2)`: exact where ranks hold unequal parts."""
+        total = self.trainer.strategy.reduce(sums.sum(0), reduce_op="sum")
+        return (total[0] / total[1]).float()
 
     def _diverged(self, what: str, value: Tensor) -> OpkitError:
         return OpkitError(
@@ -65,11 +94,10 @@ class SupervisedTask(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         errors = torch.cat(self._val)
         self._val.clear()
-        total = torch.stack([errors.sum(), torch.tensor(float(len(errors)), dtype=errors.dtype, device=errors.device)])
-        total = self.trainer.strategy.reduce(total, reduce_op="sum")  # weighted by count: exact on uneven ranks
-        if not torch.isfinite(total[0]):
-            raise self._diverged("validation error", total[0])
-        self.log("val/rel_l2", (total[0] / total[1]).float())
+        error = self._mean(torch.stack([errors.sum(), errors.new_tensor(float(len(errors)))])[None])
+        if not torch.isfinite(error):
+            raise self._diverged("validation error", error)
+        self.log("val/rel_l2", error)
 
     def configure_optimizers(self) -> Any:
         optim = self.optim

@@ -3,12 +3,11 @@
 runs/fno-darcy/
   config.yaml      resolved settings; `--config` with this file repeats the run
   metrics.csv      one row per epoch
-  checkpoints/     last.ckpt, best.ckpt, for resuming
+  checkpoints/     last.ckpt, last.previous.ckpt, best.ckpt, for resuming
   surrogate/       the bundle, from the best checkpoint
   evaluation/      report.json, metrics.csv, report.html
 """
 
-import csv
 import ctypes
 import logging
 import os
@@ -23,11 +22,14 @@ import lightning as L
 import torch
 import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
+from opkit.callbacks import EpochTable, Preemption, TrainingProgress
+from opkit.checkpoints import LAST, DurableCheckpoints, damage, newest
 from opkit.datamodule import FieldData
-from opkit.errors import ConfigError, RunError
+from opkit.errors import ConfigError, Preempted, RunError
 from opkit.evaluation import evaluate_surrogate, fine_problems
 from opkit.files import write_text
 from opkit.generate import available_cores, ensure
@@ -35,9 +37,9 @@ from opkit.grid import Spec
 from opkit.models import count_parameters
 from opkit.normalize import Normalizer
 from opkit.pdes import PDE
-from opkit.progress import progress
 from opkit.registry import Architecture
 from opkit.settings import Data, Evaluation, Optim, Stepping
+from opkit.signals import preemptible
 from opkit.stepping import stepped, time_step
 from opkit.surrogate import PhysicalOperator, Surrogate, physics, residual_channels
 from opkit.task import SupervisedTask
@@ -100,11 +102,14 @@ def train(
     checkpoints = ModelCheckpoint(
         run_dir / "checkpoints", "best", monitor="val/rel_l2", save_last=True, enable_version_counter=False
     )
-    table = EpochTable(run_dir / "metrics.csv")
+    preemption = Preemption(run_dir / "checkpoints" / LAST)
     loop = _trainer(
         **trainer, gradient_clip_val=optim.grad_clip, default_root_dir=run_dir, logger=False,
-        callbacks=[checkpoints, table, TrainingProgress(f"train {run_dir.name}")], enable_progress_bar=False,
-        enable_model_summary=False, use_distributed_sampler=False, num_sanity_val_steps=0,
+        callbacks=[
+            checkpoints, EpochTable(run_dir / "metrics.csv"), TrainingProgress(f"train {run_dir.name}"), preemption,
+        ],
+        plugins=[DurableCheckpoints(), *_cluster()], enable_progress_bar=False, enable_model_summary=False,
+        use_distributed_sampler=False, num_sanity_val_steps=0,
     )  # fmt: skip
 
     train_set = ensure(pde, "train", data.train, data.seed, workers)
@@ -115,7 +120,8 @@ def train(
 
     L.seed_everything(seed, workers=True, verbose=False)
     keep_freed_memory()
-    _prepare(run_dir, config)
+    if not _is_launched_rank():  # a folder made by another rank would look to the first one like an earlier run's
+        _prepare(run_dir, config)
     fields = FieldData(train_set, val_set, data, seed, stepping)
     fields.trainer = loop
     fields.setup()
@@ -124,7 +130,7 @@ def train(
     pays = surrogate.model.operator.compile_pays or loop.strategy.root_device.type != "cpu"
     compiled = _can_compile(compile, steps if pays else 0)
     batch = min(data.batch_size, len(fields.fields["train"])) // loop.world_size
-    task = SupervisedTask(surrogate.model, pde.grid, optim, batch, compiled)
+    task = SupervisedTask(surrogate.model, pde.grid, optim, batch, compiled, seed)
     print(
         f"{model.name} on {pde.equation}: {count_parameters(surrogate.model):,} parameters, {data.train} samples "
         f"{'' if pde.times is None else f'of {len(pde.times) - 1} steps '}on {' x '.join(map(str, pde.grid.shape))}"
@@ -132,8 +138,11 @@ def train(
         f"{', compiling the first step (about half a minute)' if compiled else ''}",
         file=sys.stderr,
     )
-    last = run_dir / "checkpoints" / "last.ckpt"
-    _fit(loop, task, fields, last if resume and last.exists() else None)
+    checkpoint, notes = newest(run_dir / "checkpoints") if resume else (None, [])
+    if loop.is_global_zero:
+        for note in notes:
+            print(note, file=sys.stderr)
+    _fit(loop, task, fields, checkpoint, preemption)
     if not loop.is_global_zero:
         return run_dir
 
@@ -143,11 +152,18 @@ def train(
             "No validation took place, so no checkpoint was chosen. Check trainer.check_val_every_n_epoch, "
             "trainer.limit_val_batches and trainer.fast_dev_run."
         )
+    if reason := damage(best):
+        raise RunError(f"{best} is damaged: {reason}. Start the run again in another run_dir.")
     state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
     surrogate.model.load_state_dict({name.removeprefix("model."): value for name, value in state.items()})
     surrogate.to(loop.strategy.root_device)
-    surrogate.save(run_dir / "surrogate")
-    evaluate_surrogate(surrogate, pde, data, evaluation, run_dir / "evaluation", run_dir / "surrogate", workers)
+    try:
+        with preemptible():
+            surrogate.save(run_dir / "surrogate")
+            evaluate_surrogate(surrogate, pde, data, evaluation, run_dir / "evaluation", run_dir / "surrogate", workers)
+    except Preempted as stop:
+        then = "training is complete, the evaluation is not; add --resume to repeat it"
+        raise Preempted(stop.signal, then) from None
     minutes, seconds = divmod(round(time.monotonic() - began), 60)
     print(f"finished in {minutes} min {seconds} s; use it: opkit.load({str(run_dir)!r})")
     return run_dir
@@ -169,7 +185,9 @@ def _untrained(pde: PDE, spec: Spec, model: Architecture, fields: FieldData, dat
     return Surrogate(operator, model, spec, physics(pde, data), stepping=fields.stepping)
 
 
-def _fit(loop: L.Trainer, task: SupervisedTask, fields: FieldData, checkpoint: Path | None) -> None:
+def _fit(
+    loop: L.Trainer, task: SupervisedTask, fields: FieldData, checkpoint: Path | None, preemption: Preemption
+) -> None:
     try:
         task.model.train()
         loop.fit(task, datamodule=fields, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
@@ -177,8 +195,13 @@ def _fit(loop: L.Trainer, task: SupervisedTask, fields: FieldData, checkpoint: P
         raise ConfigError(
             f"Out of GPU memory at data.batch_size={fields.settings.batch_size}. Lower it. ({problem})"
         ) from None
-    except SystemExit:  # Lightning's answer to Ctrl-C
-        raise KeyboardInterrupt from None
+    except SystemExit:  # Lightning's answer to Ctrl-C, and to what is derived from it
+        raise preemption.stopped or KeyboardInterrupt from None
+
+
+def _cluster() -> list[SLURMEnvironment]:
+    """Under SLURM, Lightning's environment without its own answer to signals, which saves in the middle of a step."""
+    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
 
 
 def _is_launched_rank() -> bool:
@@ -297,79 +320,3 @@ def _quiet() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"lightning\..*")
     warnings.filterwarnings("ignore", message=r".*(does not have many workers|isinstance\(treespec).*")
-
-
-class EpochTable(L.Callback):
-    """metrics.csv: one row per epoch, appended as it ends; a resumed run drops the rows it trains again."""
-
-    columns = ("epoch", "step", "lr", "train/rel_l2", "val/rel_l2", "seconds")
-
-    def __init__(self, path: Path):
-        self.path, self.began, self.rate = path, 0.0, 0.0
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not trainer.is_global_zero:
-            return
-        rows = []
-        if self.path.exists():
-            with open(self.path, newline="", encoding="utf-8") as file:
-                rows = [row for row in csv.DictReader(file) if int(row["epoch"]) < trainer.current_epoch]
-        self._write(rows, "w")
-
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.began = time.monotonic()
-
-    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
-        self.rate = trainer.optimizers[0].param_groups[0]["lr"]  # by the epoch's end the schedule has moved on
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not trainer.is_global_zero:
-            return
-        values = {name: float(v) for name, v in trainer.callback_metrics.items() if name in self.columns}
-        row = {"epoch": trainer.current_epoch, "step": trainer.global_step, "lr": f"{self.rate:.6g}"}
-        row |= {name: f"{value:.6g}" for name, value in values.items()}
-        self._write([row | {"seconds": f"{time.monotonic() - self.began:.2f}"}], "a")
-
-    def _write(self, rows: list[dict[str, Any]], mode: str) -> None:
-        with open(self.path, mode, newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self.columns)
-            if mode == "w":
-                writer.writeheader()
-            writer.writerows(rows)
-
-
-class TrainingProgress(L.Callback):
-    """One bar for the whole run: steps, rate, time left, and the latest loss and validation error."""
-
-    def __init__(self, title: str):
-        self.title, self.loss = title, float("nan")
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.is_global_zero:
-            total = int(trainer.estimated_stepping_batches)
-            self.display = progress(self.title, total, "steps", trainer.global_step)
-            self.advance = self.display.__enter__()
-            self.shown = trainer.global_step
-
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any) -> None:
-        if not trainer.is_global_zero:
-            return
-        if self._due(trainer):
-            self.loss = float(outputs["loss"])
-        val = trainer.callback_metrics.get("val/rel_l2")
-        note = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}, loss {self.loss:.4f}"
-        self.advance(trainer.global_step - self.shown, note + (f", val {float(val):.4f}" if val is not None else ""))
-        self.shown = trainer.global_step
-
-    @staticmethod
-    def _due(trainer: L.Trainer) -> bool:
-        """Read the loss now and then only: each read makes a GPU wait."""
-        return trainer.global_step % 10 in (0, 1)
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.is_global_zero:
-            self.display.__exit__(None, None, None)
-
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        if trainer.is_global_zero and hasattr(self, "display"):
-            self.display.__exit__(None, None, None)

@@ -8,9 +8,9 @@ import torch
 import yaml
 from conftest import SMALL
 
+from opkit.callbacks import EpochTable
 from opkit.cli import main
 from opkit.store import Dataset
-from opkit.training import EpochTable
 
 
 def rows(run_dir):
@@ -26,7 +26,7 @@ def test_a_run_leaves_what_the_contract_promises(small_run):
     assert {p.name for p in small_run.iterdir()} == {
         "config.yaml", "metrics.csv", "checkpoints", "surrogate", "evaluation",
     }  # fmt: skip
-    assert {p.name for p in (small_run / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
+    assert {p.name for p in (small_run / "checkpoints").iterdir()} == {"last.ckpt", "last.previous.ckpt", "best.ckpt"}
     assert {p.name for p in (small_run / "surrogate").iterdir()} == {
         "model.safetensors", "config.json", "physics.json", "metrics.json", "README.md",
     }  # fmt: skip
