@@ -199,7 +199,7 @@ class FieldData(L.LightningDataModule):
         val: The stored validation split.
         settings: Sizes and how to feed them.
         seed: Seed of the order of samples.
-        stepping: Windows that trajectories are cut into.
+        stepping: Windows that trajectories are cut into, as long as training is unrolled.
     """
 
     def __init__(self, train: Dataset, val: Dataset, settings: Data, seed: int, stepping: Stepping = ONE_STEP):

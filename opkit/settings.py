@@ -66,6 +66,38 @@ class Stepping:
 
 
 @dataclass(frozen=True)
+class Unroll:
+    """How a surrogate of an evolution equation is trained on its own output; has no meaning where the equation is
+    steady.
+
+    Args:
+        steps: Calls of the network, each on what the last one gave, that a training item spans.
+        gradient: How many of them, the last ones, gradients pass through; null for all. The others only bring the state
+            to where the network will meet it: with steps=2 and gradient=1, the pushforward trick of Brandstetter et al.
+            2022 (arXiv 2202.03376).
+        loss: "all" predicted frames that have a gradient, or those of the "last" call.
+        noise: Standard deviation of Gaussian noise on the frames given, in units of the field's own (Sanchez-Gonzalez
+            et al. 2020, arXiv 2002.09405). Parameters drawn per sample have none.
+        growth: Part of the epochs over which `steps` grows from 1 to its value, evenly.
+    """
+
+    steps: int = 1
+    gradient: int | None = None
+    loss: Literal["all", "last"] = "all"
+    noise: float = 0.0
+    growth: float = 0.0
+
+    def __post_init__(self) -> None:
+        _at_least("unroll", 1, steps=self.steps, gradient=self.gradient)
+        if self.gradient is not None and self.gradient > self.steps:
+            raise ValueError(f"unroll.gradient must not be above unroll.steps={self.steps}, got {self.gradient}.")
+        if not (math.isfinite(self.noise) and self.noise >= 0):
+            raise ValueError(f"unroll.noise must not be negative, got {self.noise}.")
+        if not 0 <= self.growth <= 1:
+            raise ValueError(f"unroll.growth is a fraction between 0 and 1, got {self.growth}.")
+
+
+@dataclass(frozen=True)
 class Optim:
     """Optimiser and schedule of its rate: by default AdamW (Loshchilov and Hutter 2019) on one cycle (Smith and Topin
     2019), stepped per batch.

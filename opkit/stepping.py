@@ -4,12 +4,15 @@ Frames are laid out as channels, oldest first: w[-2], w[-1], w[0] -> w[1], w[2];
 constant channels. With target "residual" the network gives the change from w[0], else the frame itself.
 """
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from opkit.errors import ConfigError
 from opkit.grid import Spec
-from opkit.settings import Stepping
+from opkit.settings import Stepping, Unroll
 
 
 def stepped(spec: Spec, stepping: Stepping, times: Tensor | None) -> Spec:
@@ -42,6 +45,54 @@ def stepped(spec: Spec, stepping: Stepping, times: Tensor | None) -> Spec:
     inputs = states if stepping.history == 1 else tuple(f"{name}[{k}]" for k in before for name in states)
     outputs = states if stepping.bundle == 1 else tuple(f"{name}[{k}]" for k in after for name in states)
     return Spec(inputs + constants, outputs, spec.grid, spec.boundary)
+
+
+def unrolled(stepping: Stepping, unroll: Unroll, times: Tensor | None) -> Stepping:
+    """The windows to train on: as many frames ahead as `unroll.steps` calls of the network predict.
+
+    Raises:
+        ConfigError: A steady equation is asked to step, or trajectories are too short.
+    """
+    if times is None:
+        if unroll != Unroll():
+            given = next(k for k, v in vars(Unroll()).items() if getattr(unroll, k) != v)
+            raise ConfigError(
+                f"unroll.{given}={getattr(unroll, given)}: this equation is steady, there is nothing to unroll. Leave "
+                "unroll.* out."
+            )
+        return stepping
+    longer = replace(stepping, bundle=stepping.bundle * unroll.steps)
+    if windows(len(times), longer) < 1:
+        raise ConfigError(
+            f"unroll.steps={unroll.steps} needs {longer.history + longer.bundle} frames (stepping.history="
+            f"{stepping.history}, stepping.bundle={stepping.bundle}), but pde.times has {len(times)}. Lower it, or "
+            "give more times."
+        )
+    return longer
+
+
+def roll_out(
+    step: Callable[[Tensor], Tensor], inputs: Tensor, given: int, calls: int, without_gradient: int = 0
+) -> list[Tensor]:
+    """What a map from frames to the next frames gives when it is applied to its own output.
+
+    Args:
+        step: From states and constant channels to the next frames, `(b, given + k, *x)` to `(b, bundle c, *x)`.
+        inputs: States and constant channels at the start.
+        given: Channels of states.
+        calls: How often to apply it.
+        without_gradient: How many of the first calls to make without gradients.
+
+    Returns:
+        The frames of every call.
+    """
+    states, constants = inputs[:, :given], inputs[:, given:]
+    parts = []
+    for call in range(calls):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and call >= without_gradient):
+            parts.append(step(torch.cat([states, constants], 1) if call else inputs))
+        states = torch.cat([states, parts[-1]], 1)[:, -given:]
+    return parts
 
 
 def windows(frames: int, stepping: Stepping) -> int:

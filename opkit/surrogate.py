@@ -35,7 +35,7 @@ from opkit.normalize import Normalizer
 from opkit.pdes import PDE
 from opkit.registry import Architecture, names
 from opkit.settings import Data, Stepping
-from opkit.stepping import time_step
+from opkit.stepping import roll_out, time_step
 from opkit.store import Dataset
 
 FORMAT = 1
@@ -168,12 +168,8 @@ class Surrogate:
         history, bundle = self.stepping.history, self.stepping.bundle
         channels = len(self.spec.outputs) // bundle
         given = history * channels
-        states, constants = inputs[:, :given], inputs[:, given:]
-        frames: list[Tensor] = []
-        while len(frames) < steps:
-            new = self._apply(torch.cat([states, constants], 1))
-            states = torch.cat([states, new], 1)[:, -given:]
-            frames += new.split(channels, 1)
+        parts = roll_out(self._apply, inputs, given, -(-steps // bundle))
+        frames = [frame for part in parts for frame in part.split(channels, 1)]
         path = torch.stack(frames[:steps], 1)
         path = path if batched else path[0]
         return path.numpy() if isinstance(initial, np.ndarray) else path

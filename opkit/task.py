@@ -1,8 +1,10 @@
-"""Fit an operator to (input, target) pairs; knows nothing of PDEs or architectures. The one LightningModule.
+"""Fit an operator to (input, target) pairs, or to trajectories through its own output; knows nothing of PDEs or
+architectures. The one LightningModule.
 
 The model carries its normalisers, so the relative L2 loss is taken on physical fields, as are the logged errors.
 """
 
+import math
 from typing import Any
 
 import lightning as L
@@ -13,30 +15,45 @@ from torch import Tensor
 from opkit import metrics
 from opkit.errors import OpkitError
 from opkit.fields import SPLIT_STRIDE, seed_key
-from opkit.grid import Grid
+from opkit.grid import Spec
 from opkit.models.activations import decay_groups
-from opkit.settings import Optim
+from opkit.settings import Optim, Stepping, Unroll
+from opkit.stepping import roll_out
 from opkit.surrogate import PhysicalOperator
+
+ONE_STEP, NOT_UNROLLED = Stepping(), Unroll()
 
 
 class SupervisedTask(L.LightningModule):
-    """Supervised training of one step of an operator.
+    """Supervised training of an operator.
 
     Args:
         model: The map in physical units.
-        grid: Grid of the targets, for quadrature weights.
+        spec: Its channels and grid.
         optim: Optimiser and schedule.
         batch_size: Samples per step on this device; only steps of this size use the compiled model, so that a
             shorter last batch does not compile a second one.
         compile: Whether training steps run through torch.compile.
-        seed: Seed of what a training step draws at random: dropout.
+        seed: Seed of what a training step draws at random: dropout, noise.
+        stepping: Frames it takes and gives, for an evolution equation.
+        unroll: How it is trained on its own output.
     """
 
     def __init__(
-        self, model: PhysicalOperator, grid: Grid, optim: Optim, batch_size: int, compile: bool = False, seed: int = 0
+        self,
+        model: PhysicalOperator,
+        spec: Spec,
+        optim: Optim,
+        batch_size: int,
+        compile: bool = False,
+        seed: int = 0,
+        stepping: Stepping = ONE_STEP,
+        unroll: Unroll = NOT_UNROLLED,
     ):
         super().__init__()
-        self.model, self.grid, self.optim, self.batch_size = model, grid, optim, batch_size
+        self.model, self.grid, self.optim, self.unroll, self.batch_size = model, spec.grid, optim, unroll, batch_size
+        self.predicted = len(spec.outputs)
+        self.given = stepping.history * self.predicted // stepping.bundle
         # In a tuple, so that the wrapper is not registered as a second copy of the model's parameters.
         self._compiled = (torch.compile(model, dynamic=False),) if compile else ()
         self.seed = seed
@@ -57,10 +74,29 @@ class SupervisedTask(L.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
         inputs, targets = batch
         model = self._compiled[0] if self._compiled and len(inputs) == self.batch_size else self.model
-        error = (model(inputs).float() - targets).flatten(1)
+        calls = self._calls()
+        first = max(0, calls - (self.unroll.gradient or calls))
+        parts = roll_out(lambda u: model(u).float(), self._noisy(inputs), self.given, calls, first)
+        first = calls - 1 if self.unroll.loss == "last" else first
+        targets = targets[:, first * self.predicted : calls * self.predicted]
+        error = (torch.cat(parts[first:], 1) - targets).flatten(1)
         loss = (error.norm(dim=1) / targets.flatten(1).norm(dim=1)).mean()
         self._train.append(torch.stack([loss.detach().double() * len(inputs), loss.new_tensor(len(inputs)).double()]))
         return loss
+
+    def _calls(self) -> int:
+        """How far training is unrolled in this epoch."""
+        if not self.unroll.growth:
+            return self.unroll.steps
+        grown = self.current_epoch / (self.unroll.growth * (self.trainer.max_epochs or 1))
+        return min(self.unroll.steps, 1 + math.floor(grown * self.unroll.steps))
+
+    def _noisy(self, inputs: Tensor) -> Tensor:
+        if not self.unroll.noise:
+            return inputs
+        states, constants = inputs[:, : self.given], inputs[:, self.given :]
+        spread = self.model.input_normalizer.std[: self.given].view(-1, *(1 for _ in states.shape[2:]))
+        return torch.cat([states + self.unroll.noise * spread * torch.randn_like(states), constants], 1)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self.trainer.is_last_batch:
@@ -89,7 +125,8 @@ class SupervisedTask(L.LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
         inputs, targets = batch
-        self._val.append(metrics.rel_l2(self.model(inputs), targets, self.grid))
+        parts = roll_out(self.model, inputs, self.given, self.unroll.steps)
+        self._val.append(metrics.rel_l2(torch.cat(parts, 1), targets, self.grid))
 
     def on_validation_epoch_end(self) -> None:
         errors = torch.cat(self._val)

@@ -38,9 +38,9 @@ from opkit.models import count_parameters
 from opkit.normalize import Normalizer
 from opkit.pdes import PDE
 from opkit.registry import Architecture
-from opkit.settings import Data, Evaluation, Optim, Stepping
+from opkit.settings import Data, Evaluation, Optim, Stepping, Unroll
 from opkit.signals import preemptible
-from opkit.stepping import stepped, time_step
+from opkit.stepping import stepped, time_step, unrolled
 from opkit.surrogate import PhysicalOperator, Surrogate, physics, residual_channels
 from opkit.task import SupervisedTask
 
@@ -48,7 +48,7 @@ POSITIVE_TRAINER_ARGUMENTS = (
     "max_epochs", "max_steps", "limit_train_batches", "limit_val_batches", "accumulate_grad_batches",
     "check_val_every_n_epoch", "val_check_interval",
 )  # fmt: skip
-FIXED_SECTIONS = ("pde", "model", "data", "optim", "stepping")
+FIXED_SECTIONS = ("pde", "model", "data", "optim", "stepping", "unroll")
 """Settings that a resumed run must share with its beginning."""
 COMPILE_STEPS = 500
 """Optimiser steps from which compiling pays for its half minute, when `compile` is "auto"."""
@@ -60,6 +60,7 @@ def train(
     data: Data,
     optim: Optim,
     stepping: Stepping,
+    unroll: Unroll,
     evaluation: Evaluation,
     trainer: dict[str, Any],
     config: dict[str, Any],
@@ -77,6 +78,7 @@ def train(
         data: Sizes of the splits and how they are fed.
         optim: Optimiser and schedule.
         stepping: How the surrogate advances, for an evolution equation.
+        unroll: How it is trained on its own output.
         evaluation: What to evaluate at the end.
         trainer: Arguments of Lightning's Trainer.
         config: The resolved settings as plain values, kept as config.yaml.
@@ -94,6 +96,7 @@ def train(
     if not _is_launched_rank():
         _check_run_dir(run_dir, config, resume)
     spec = stepped(pde.spec, stepping, pde.times)
+    spans = unrolled(stepping, unroll, pde.times)
     model.check(spec)
     time_step(pde.times)
     _check_trainer(trainer)
@@ -122,15 +125,15 @@ def train(
     keep_freed_memory()
     if not _is_launched_rank():  # a folder made by another rank would look to the first one like an earlier run's
         _prepare(run_dir, config)
-    fields = FieldData(train_set, val_set, data, seed, stepping)
+    fields = FieldData(train_set, val_set, data, seed, spans)
     fields.trainer = loop
     fields.setup()
-    surrogate = _untrained(pde, spec, model, fields, data)
+    surrogate = _untrained(pde, spec, model, fields, data, stepping)
     steps = loop.max_epochs * len(fields.train_dataloader()) if loop.max_epochs else 0
     pays = surrogate.model.operator.compile_pays or loop.strategy.root_device.type != "cpu"
     compiled = _can_compile(compile, steps if pays else 0)
     batch = min(data.batch_size, len(fields.fields["train"])) // loop.world_size
-    task = SupervisedTask(surrogate.model, pde.grid, optim, batch, compiled, seed)
+    task = SupervisedTask(surrogate.model, spec, optim, batch, compiled, seed, stepping, unroll)
     print(
         f"{model.name} on {pde.equation}: {count_parameters(surrogate.model):,} parameters, {data.train} samples "
         f"{'' if pde.times is None else f'of {len(pde.times) - 1} steps '}on {' x '.join(map(str, pde.grid.shape))}"
@@ -169,20 +172,23 @@ def train(
     return run_dir
 
 
-def _untrained(pde: PDE, spec: Spec, model: Architecture, fields: FieldData, data: Data) -> Surrogate:
+def _untrained(
+    pde: PDE, spec: Spec, model: Architecture, fields: FieldData, data: Data, stepping: Stepping
+) -> Surrogate:
     """The model with freshly drawn weights and normalisers fitted on the training split."""
-    residual = residual_channels(spec, fields.stepping)
+    residual = residual_channels(spec, stepping)
 
     def predicted(inputs: Tensor, targets: Tensor) -> Tensor:
+        targets = targets[:, : len(spec.outputs)]  # of the first call, if training is unrolled
         if residual is None:
             return targets
         last = inputs[:, residual[0] : residual[1]]
-        return targets - last.repeat(1, fields.stepping.bundle, *(1 for _ in last.shape[2:]))
+        return targets - last.repeat(1, stepping.bundle, *(1 for _ in last.shape[2:]))
 
     given = Normalizer.fit(inputs for inputs, _ in fields.training_fields())
     wanted = Normalizer.fit(predicted(*batch) for batch in fields.training_fields())
     operator = PhysicalOperator(model.build(spec), given, wanted, residual)
-    return Surrogate(operator, model, spec, physics(pde, data), stepping=fields.stepping)
+    return Surrogate(operator, model, spec, physics(pde, data), stepping=stepping)
 
 
 def _fit(

@@ -264,7 +264,7 @@ def test_training_continued_from_a_checkpoint_ends_where_it_ended(build, tmp_pat
             max_epochs=4, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
             enable_checkpointing=False, num_sanity_val_steps=0, callbacks=[SaveHalfway(half)],
         )  # fmt: skip
-        task = SupervisedTask(model, Grid((16, 16)), Optim(), batch_size=4)
+        task = SupervisedTask(model, Spec(("a",), ("u",), Grid((16, 16))), Optim(), batch_size=4)
         trainer.fit(task, data, data, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
         return model.operator
 
