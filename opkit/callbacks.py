@@ -19,7 +19,7 @@ from opkit.signals import SIGNALS
 class EpochTable(L.Callback):
     """metrics.csv: one row per epoch, appended as it ends; a resumed run drops the rows it trains again."""
 
-    columns = ("epoch", "step", "lr", "train/rel_l2", "val/rel_l2", "seconds")
+    columns = ("epoch", "step", "lr", "train/loss", "train/rel_l2", "val/rel_l2", "seconds")
 
     def __init__(self, path: Path):
         self.path, self.began, self.rate = path, 0.0, 0.0

@@ -11,6 +11,7 @@ counts and reports. Averages over samples are the caller's: a mean of ratios, ne
 """
 
 import math
+from collections.abc import Iterable
 
 import torch
 from jaxtyping import Bool, Float
@@ -55,24 +56,41 @@ def rel_h1(prediction: Float[Tensor, "n c *x"], truth: Float[Tensor, "n c *x"], 
 
 def h1_seminorm(values: Float[Tensor, "n c *x"], grid: Grid) -> Float[Tensor, " n"]:
     """||grad v|| per sample, as `rel_h1` defines the gradient."""
-    values = values.to(torch.float64)
+    return torch.sqrt(gradient_square(values.to(torch.float64), grid))
+
+
+def gradient_square(
+    values: Float[Tensor, "n c *x"], grid: Grid, coefficient: Float[Tensor, "n 1 *x"] | None = None
+) -> Float[Tensor, " n"]:
+    """||grad v||^2 per sample, as `rel_h1` defines the gradient, in the precision of `values`.
+
+    Args:
+        values: The field.
+        grid: Where it is.
+        coefficient: Weight of the squared gradient at the points, whose mean over a cell's corners is taken; not on
+            periodic grids.
+    """
     volume = math.prod(grid.spacing)
+    squares = torch.zeros(len(values), dtype=values.dtype, device=values.device)
     if grid.location == "periodic":
-        squares = torch.zeros(len(values), dtype=torch.float64, device=values.device)
         for axis, (n, length) in enumerate(zip(grid.shape, grid.lengths, strict=True)):
-            k = torch.fft.fftfreq(n, 1 / n, dtype=torch.float64, device=values.device) * (2 * math.pi / length)
+            k = torch.fft.fftfreq(n, 1 / n, dtype=values.dtype, device=values.device) * (2 * math.pi / length)
             spectrum = torch.movedim(torch.fft.fft(values, dim=axis + 2, norm="ortho"), axis + 2, -1) * k
-            squares += (spectrum.abs() ** 2).flatten(1).sum(1)
-        return torch.sqrt(squares * volume)
-    squares = torch.zeros(len(values), dtype=torch.float64, device=values.device)
+            squares = squares + torch.view_as_real(spectrum).square().flatten(1).sum(1)
+        return squares * volume
+    weights = None if coefficient is None else _corners(coefficient, range(grid.ndim))
     for axis, h in enumerate(grid.spacing):
-        gradient = values.diff(dim=axis + 2) / h
-        for other in range(grid.ndim):
-            if other != axis:
-                n = gradient.shape[other + 2]
-                gradient = (gradient.narrow(other + 2, 0, n - 1) + gradient.narrow(other + 2, 1, n - 1)) / 2
-        squares += (gradient**2).flatten(1).sum(1)
-    return torch.sqrt(squares * volume)
+        gradient = _corners(values.diff(dim=axis + 2) / h, (a for a in range(grid.ndim) if a != axis)).square()
+        squares = squares + (gradient if weights is None else gradient * weights).flatten(1).sum(1)
+    return squares * volume
+
+
+def _corners(values: Tensor, axes: Iterable[int]) -> Tensor:
+    """Means of neighbours along some axes."""
+    for axis in axes:
+        n = values.shape[axis + 2]
+        values = (values.narrow(axis + 2, 0, n - 1) + values.narrow(axis + 2, 1, n - 1)) / 2
+    return values
 
 
 def max_error(prediction: Float[Tensor, "n c *x"], truth: Float[Tensor, "n c *x"]) -> Float[Tensor, " n"]:
@@ -87,10 +105,15 @@ def mode_energy(values: Float[Tensor, "n c *x"], grid: Grid) -> Float[Tensor, "n
     Parseval holds to round-off: the sum is the squared norm, less `wall_energy`. On walls a plain FFT would see a jump
     and fake fine scales.
     """
-    values, axes = values.to(torch.float64), tuple(range(-grid.ndim, 0))
+    return waves_square(values.to(torch.float64), grid)
+
+
+def waves_square(values: Float[Tensor, "n c *x"], grid: Grid) -> Float[Tensor, "n *k"]:
+    """`mode_energy` in the precision of `values`."""
+    axes = tuple(range(-grid.ndim, 0))
     if grid.location == "periodic":
-        volume = math.prod(grid.lengths)
-        return torch.fft.fftn(values, dim=axes, norm="forward").abs().square().sum(1) * volume
+        spectrum = torch.view_as_real(torch.fft.fftn(values, dim=axes, norm="forward"))
+        return spectrum.square().sum((1, -1)) * math.prod(grid.lengths)
     if grid.location == "node":
         inner = values
         for axis, n in zip(axes, grid.shape, strict=True):
@@ -100,8 +123,10 @@ def mode_energy(values: Float[Tensor, "n c *x"], grid: Grid) -> Float[Tensor, "n
     energy = (dst2(values, grid.ndim) ** 2).sum(1) * math.prod(
         2 * h / n for h, n in zip(grid.spacing, grid.shape, strict=True)
     )
-    for axis in axes:  # the highest wave of a cell grid has twice the norm of the others
-        energy.select(axis, -1).mul_(0.5)
+    for axis, n in zip(axes, grid.shape, strict=True):  # the highest wave of a cell grid has twice the others' norm
+        halved = torch.ones(n, dtype=energy.dtype, device=energy.device)
+        halved[-1] = 0.5
+        energy = energy * halved.view(-1, *(1 for _ in range(-axis - 1)))
     return energy
 
 

@@ -98,6 +98,29 @@ class Unroll:
 
 
 @dataclass(frozen=True)
+class Loss:
+    """What training minimises, in physical units, averaged over samples.
+
+    Args:
+        terms: A sum such as "rel_l2 + 0.1 * rel_h1", of: rel_l2, mse, rel_h1, gradient, energy, rel_hs, h1_modes; see
+            `opkit.losses` for what they are.
+        frames: For several predicted frames: "together", one norm over all of them, or "each", the mean of theirs.
+        order: s of rel_hs.
+        cutoff: First wave without a weight of h1_modes, per axis.
+    """
+
+    terms: str = "rel_l2"
+    frames: Literal["together", "each"] = "together"
+    order: float = -1.0
+    cutoff: int = 20
+
+    def __post_init__(self) -> None:
+        _at_least("loss", 1, cutoff=self.cutoff)
+        if not -8 <= self.order <= 8:
+            raise ValueError(f"loss.order must be between -8 and 8, got {self.order}.")
+
+
+@dataclass(frozen=True)
 class Optim:
     """Optimiser and schedule of its rate: by default AdamW (Loshchilov and Hutter 2019) on one cycle (Smith and Topin
     2019), stepped per batch.

@@ -1,7 +1,7 @@
 """Fit an operator to (input, target) pairs, or to trajectories through its own output; knows nothing of PDEs or
 architectures. The one LightningModule.
 
-The model carries its normalisers, so the relative L2 loss is taken on physical fields, as are the logged errors.
+The model carries its normalisers, so the loss is taken on physical fields, as are the logged errors.
 """
 
 import math
@@ -16,12 +16,13 @@ from opkit import metrics
 from opkit.errors import OpkitError
 from opkit.fields import SPLIT_STRIDE, seed_key
 from opkit.grid import Spec
+from opkit.losses import TrainingLoss
 from opkit.models.activations import decay_groups
-from opkit.settings import Optim, Stepping, Unroll
+from opkit.settings import Loss, Optim, Stepping, Unroll
 from opkit.stepping import roll_out
 from opkit.surrogate import PhysicalOperator
 
-ONE_STEP, NOT_UNROLLED = Stepping(), Unroll()
+ONE_STEP, NOT_UNROLLED, REL_L2 = Stepping(), Unroll(), Loss()
 
 
 class SupervisedTask(L.LightningModule):
@@ -37,6 +38,7 @@ class SupervisedTask(L.LightningModule):
         seed: Seed of what a training step draws at random: dropout, noise.
         stepping: Frames it takes and gives, for an evolution equation.
         unroll: How it is trained on its own output.
+        loss: What is minimised.
     """
 
     def __init__(
@@ -49,11 +51,14 @@ class SupervisedTask(L.LightningModule):
         seed: int = 0,
         stepping: Stepping = ONE_STEP,
         unroll: Unroll = NOT_UNROLLED,
+        loss: Loss = REL_L2,
     ):
         super().__init__()
         self.model, self.grid, self.optim, self.unroll, self.batch_size = model, spec.grid, optim, unroll, batch_size
+        self.loss = TrainingLoss(loss, spec)
         self.predicted = len(spec.outputs)
-        self.given = stepping.history * self.predicted // stepping.bundle
+        self.channels = self.predicted // stepping.bundle
+        self.given = stepping.history * self.channels
         # In a tuple, so that the wrapper is not registered as a second copy of the model's parameters.
         self._compiled = (torch.compile(model, dynamic=False),) if compile else ()
         self.seed = seed
@@ -79,9 +84,12 @@ class SupervisedTask(L.LightningModule):
         parts = roll_out(lambda u: model(u).float(), self._noisy(inputs), self.given, calls, first)
         first = calls - 1 if self.unroll.loss == "last" else first
         targets = targets[:, first * self.predicted : calls * self.predicted]
-        error = (torch.cat(parts[first:], 1) - targets).flatten(1)
-        loss = (error.norm(dim=1) / targets.flatten(1).norm(dim=1)).mean()
-        self._train.append(torch.stack([loss.detach().double() * len(inputs), loss.new_tensor(len(inputs)).double()]))
+        prediction = torch.cat(parts[first:], 1)
+        loss = self.loss(prediction, targets, inputs, self.channels)
+        with torch.no_grad():
+            error = (prediction - targets).flatten(1).norm(dim=1) / targets.flatten(1).norm(dim=1)
+            sums = torch.stack([loss * len(inputs), error.sum(), loss.new_tensor(len(inputs))])
+        self._train.append(sums.double())
         return loss
 
     def _calls(self) -> int:
@@ -100,22 +108,22 @@ class SupervisedTask(L.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self.trainer.is_last_batch:
-            loss = self._mean(torch.stack(self._train))
+            loss, error = self._means(torch.stack(self._train).sum(0))
             if not torch.isfinite(loss):
                 raise self._diverged("loss", loss)
-            self.log("train/rel_l2", loss)
+            self.log_dict({"train/loss": loss, "train/rel_l2": error})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        so_far = torch.stack(self._train).sum(0) if self._train else torch.zeros(2, dtype=torch.float64)
+        so_far = torch.stack(self._train).sum(0) if self._train else torch.zeros(3, dtype=torch.float64)
         checkpoint["train_loss"] = self.trainer.strategy.reduce(so_far.to(self.device), reduce_op="sum").cpu()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._train = [checkpoint["train_loss"].to(self.device) * (self.global_rank == 0)]
 
-    def _mean(self, sums: Tensor) -> Tensor:
-        """Mean over samples, given sums and numbers `(parts, 2)`: exact where ranks hold unequal parts."""
-        total = self.trainer.strategy.reduce(sums.sum(0), reduce_op="sum")
-        return (total[0] / total[1]).float()
+    def _means(self, sums: Tensor) -> Tensor:
+        """Means over samples, given this rank's sums and number: exact where ranks hold unequal parts."""
+        total = self.trainer.strategy.reduce(sums, reduce_op="sum")
+        return (total[:-1] / total[-1]).float()
 
     def _diverged(self, what: str, value: Tensor) -> OpkitError:
         return OpkitError(
@@ -131,7 +139,7 @@ class SupervisedTask(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         errors = torch.cat(self._val)
         self._val.clear()
-        error = self._mean(torch.stack([errors.sum(), errors.new_tensor(float(len(errors)))])[None])
+        [error] = self._means(torch.stack([errors.sum(), errors.new_tensor(float(len(errors)))]))
         if not torch.isfinite(error):
             raise self._diverged("validation error", error)
         self.log("val/rel_l2", error)

@@ -38,7 +38,7 @@ from opkit.models import count_parameters
 from opkit.normalize import Normalizer
 from opkit.pdes import PDE
 from opkit.registry import Architecture
-from opkit.settings import Data, Evaluation, Optim, Stepping, Unroll
+from opkit.settings import Data, Evaluation, Loss, Optim, Stepping, Unroll
 from opkit.signals import preemptible
 from opkit.stepping import stepped, time_step, unrolled
 from opkit.surrogate import PhysicalOperator, Surrogate, physics, residual_channels
@@ -48,7 +48,7 @@ POSITIVE_TRAINER_ARGUMENTS = (
     "max_epochs", "max_steps", "limit_train_batches", "limit_val_batches", "accumulate_grad_batches",
     "check_val_every_n_epoch", "val_check_interval",
 )  # fmt: skip
-FIXED_SECTIONS = ("pde", "model", "data", "optim", "stepping", "unroll")
+FIXED_SECTIONS = ("pde", "model", "data", "optim", "stepping", "unroll", "loss")
 """Settings that a resumed run must share with its beginning."""
 COMPILE_STEPS = 500
 """Optimiser steps from which compiling pays for its half minute, when `compile` is "auto"."""
@@ -61,6 +61,7 @@ def train(
     optim: Optim,
     stepping: Stepping,
     unroll: Unroll,
+    loss: Loss,
     evaluation: Evaluation,
     trainer: dict[str, Any],
     config: dict[str, Any],
@@ -79,6 +80,7 @@ def train(
         optim: Optimiser and schedule.
         stepping: How the surrogate advances, for an evolution equation.
         unroll: How it is trained on its own output.
+        loss: What is minimised.
         evaluation: What to evaluate at the end.
         trainer: Arguments of Lightning's Trainer.
         config: The resolved settings as plain values, kept as config.yaml.
@@ -133,7 +135,7 @@ def train(
     pays = surrogate.model.operator.compile_pays or loop.strategy.root_device.type != "cpu"
     compiled = _can_compile(compile, steps if pays else 0)
     batch = min(data.batch_size, len(fields.fields["train"])) // loop.world_size
-    task = SupervisedTask(surrogate.model, spec, optim, batch, compiled, seed, stepping, unroll)
+    task = SupervisedTask(surrogate.model, spec, optim, batch, compiled, seed, stepping, unroll, loss)
     print(
         f"{model.name} on {pde.equation}: {count_parameters(surrogate.model):,} parameters, {data.train} samples "
         f"{'' if pde.times is None else f'of {len(pde.times) - 1} steps '}on {' x '.join(map(str, pde.grid.shape))}"

@@ -30,8 +30,8 @@ VERBS = {
 CHOICES: tuple[Kind, ...] = ("pde", "model", "preset")
 FLAGS = ("help", "print_config", "resume")
 SECTIONS = {
-    "pde", "model", "data", "optim", "stepping", "unroll", "trainer", "evaluation", "seed", "run_dir", "workers",
-    "compile", "gate", "device", "launcher", "scheduler",
+    "pde", "model", "data", "optim", "stepping", "unroll", "loss", "trainer", "evaluation", "seed", "run_dir",
+    "workers", "compile", "gate", "device", "launcher", "scheduler",
 }  # fmt: skip
 """Everything a configuration file may speak of; each verb takes some of it."""
 SYNONYMS = {
@@ -253,7 +253,7 @@ def with_names(config: dict[str, Any], chosen: dict[str, str]) -> dict[str, Any]
     for kind in ("pde", "model"):
         if kind in chosen:
             out[kind] = {"name": chosen[kind], **config[kind]}
-    order = ["pde", "model", "data", "optim", "stepping", "unroll", "trainer", "evaluation"]
+    order = ["pde", "model", "data", "optim", "stepping", "unroll", "loss", "trainer", "evaluation"]
     return {k: out[k] for k in [*order, *out] if k in out}
 
 

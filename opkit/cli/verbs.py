@@ -121,7 +121,7 @@ def train(argv: list[str]) -> int:
         request.names.setdefault("model", "fno")
     chosen, settings = layered(request, ("pde", "model", "preset"))
     from opkit.registry import Architecture, model_class, pde_class
-    from opkit.settings import Data, Evaluation, Optim, Stepping, Unroll
+    from opkit.settings import Data, Evaluation, Loss, Optim, Stepping, Unroll
 
     pde_type, model_type = pde_class(chosen["pde"]), model_class(chosen["model"])
     parser = make_parser("train")
@@ -131,6 +131,7 @@ def train(argv: list[str]) -> int:
     parser.add_class_arguments(Optim, "optim")
     parser.add_class_arguments(Stepping, "stepping")
     parser.add_class_arguments(Unroll, "unroll")
+    parser.add_class_arguments(Loss, "loss")
     parser.add_class_arguments(Evaluation, "evaluation")
     parser.add_argument("--seed", type=int, default=0, help="Seed of the initial weights and the order of samples.")
     parser.add_argument(
@@ -172,6 +173,7 @@ def train(argv: list[str]) -> int:
         print(dump(config), end="")
         return 0
     from opkit.evaluation import check_gate, parse_gate
+    from opkit.losses import TrainingLoss
     from opkit.stepping import stepped, unrolled
 
     pde = construct("pde", pde_type, tuples(without_name(config["pde"])))
@@ -180,6 +182,8 @@ def train(argv: list[str]) -> int:
     unroll = construct("unroll", Unroll, config["unroll"])
     spec = stepped(pde.spec, stepping, pde.times)
     unrolled(stepping, unroll, pde.times)
+    loss = construct("loss", Loss, config["loss"])
+    TrainingLoss(loss, spec)
     try:
         model.check(spec)
         model.build(spec)
@@ -198,7 +202,7 @@ def train(argv: list[str]) -> int:
     trainer = {k: v for k, v in config["trainer"].items() if v is not None}
     run_dir = Path(config["run_dir"])
     train(
-        pde, model, data, optim, stepping, unroll, evaluation, trainer, config, run_dir, config["seed"], workers,
+        pde, model, data, optim, stepping, unroll, loss, evaluation, trainer, config, run_dir, config["seed"], workers,
         config["compile"], "resume" in request.flags,
     )  # fmt: skip
     if gate:
