@@ -127,19 +127,22 @@ class Optim:
 
     Args:
         name: "adamw", or "adam", whose weight decay is added to the gradient, as several papers have it.
-        schedule: "one_cycle", or "step": `lr`, multiplied by `decay` every `decay_epochs` epochs.
+        schedule: "one_cycle"; "cosine": a straight line up to `lr` and half a cosine down, per batch, the optimiser's
+            momentum left alone; or "step": `lr`, multiplied by `decay` every `decay_epochs` epochs.
         lr: Peak learning rate.
         weight_decay: Weight decay; a learned activation's own parameters have none.
-        warmup: Fraction of the steps of "one_cycle" spent rising to the peak.
-        div_factor: Peak over initial learning rate of "one_cycle".
-        final_div_factor: Initial over final learning rate of "one_cycle".
+        warmup: Fraction of the steps of "one_cycle" and "cosine" spent rising to the peak.
+        div_factor: Peak over initial learning rate of both.
+        final_div_factor: Initial over final learning rate of both.
         decay_epochs: See `schedule`.
         decay: See `schedule`.
         grad_clip: Largest gradient norm; null for none.
+        ema: Decay of a moving average of the weights, updated after every step, such as 0.999: it is what is validated,
+            and what becomes the surrogate. Null for none.
     """
 
     name: Literal["adamw", "adam"] = "adamw"
-    schedule: Literal["one_cycle", "step"] = "one_cycle"
+    schedule: Literal["one_cycle", "cosine", "step"] = "one_cycle"
     lr: float = 3e-3
     weight_decay: float = 1e-4
     warmup: float = 0.3
@@ -148,8 +151,11 @@ class Optim:
     decay_epochs: int = 100
     decay: float = 0.5
     grad_clip: float | None = None
+    ema: float | None = None
 
     def __post_init__(self) -> None:
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(f"optim.ema must be between 0 and 1, or null, got {self.ema}.")
         for name in ("lr", "div_factor", "final_div_factor"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise ValueError(f"optim.{name} must be positive, got {getattr(self, name)}.")

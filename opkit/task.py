@@ -59,14 +59,19 @@ class SupervisedTask(L.LightningModule):
         self.predicted = len(spec.outputs)
         self.channels = self.predicted // stepping.bundle
         self.given = stepping.history * self.channels
-        # In a tuple, so that the wrapper is not registered as a second copy of the model's parameters.
-        self._compiled = (torch.compile(model, dynamic=False),) if compile else ()
+        self.compile_model = compile
+        self._compiled: tuple[Any, ...] = ()
         self.seed = seed
         self._val: list[Tensor] = []
         self._train: list[Tensor] = []  # mean loss and number of samples of each of the epoch's steps
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.model(inputs)
+
+    def on_fit_start(self) -> None:
+        # Not earlier: a moving average of the weights begins with a copy of the task. In a tuple, so that the wrapper
+        # is not registered as a second copy of the model's parameters.
+        self._compiled = (torch.compile(self.model, dynamic=False),) if self.compile_model else ()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """All that a step draws at random is a function of (seed, step, rank), so that a resumed run draws the same."""
@@ -151,8 +156,17 @@ class SupervisedTask(L.LightningModule):
         if optim.schedule == "step":
             steps = torch.optim.lr_scheduler.StepLR(optimizer, optim.decay_epochs, optim.decay)
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": steps, "interval": "epoch"}}
-        cycle = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, optim.lr, total_steps=int(self.trainer.estimated_stepping_batches), pct_start=optim.warmup,
-            div_factor=optim.div_factor, final_div_factor=optim.final_div_factor,
-        )  # fmt: skip
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
+        total = int(self.trainer.estimated_stepping_batches)
+        schedule: torch.optim.lr_scheduler.LRScheduler
+        if optim.schedule == "cosine":
+            rising = max(1, round(optim.warmup * total))
+            last = optim.lr / optim.div_factor / optim.final_div_factor
+            up = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / optim.div_factor, total_iters=rising)
+            down = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, total - rising), eta_min=last)
+            schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [up, down], [rising])
+        else:
+            schedule = torch.optim.lr_scheduler.OneCycleLR(
+                optimizer, optim.lr, total_steps=total, pct_start=optim.warmup, div_factor=optim.div_factor,
+                final_div_factor=optim.final_div_factor,
+            )  # fmt: skip
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import lightning as L
 import torch
 import yaml
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
@@ -112,6 +112,7 @@ def train(
         **trainer, gradient_clip_val=optim.grad_clip, default_root_dir=run_dir, logger=False,
         callbacks=[
             checkpoints, EpochTable(run_dir / "metrics.csv"), TrainingProgress(f"train {run_dir.name}"), preemption,
+            *([] if optim.ema is None else [EMAWeightAveraging(decay=optim.ema, use_buffers=False)]),
         ],
         plugins=[DurableCheckpoints(), *_cluster()], enable_progress_bar=False, enable_model_summary=False,
         use_distributed_sampler=False, num_sanity_val_steps=0,

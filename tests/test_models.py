@@ -40,9 +40,9 @@ def architecture(model: str, pde: str) -> Architecture:
     return Architecture(model, layered(Request(["--pde", pde, "--model", model]), ("pde", "model"))[1].get("model", {}))
 
 
-def smooth(grid: Grid, channels: int, n: int = 2) -> torch.Tensor:
+def smooth(grid: Grid, channels: int, n: int = 2, seed: int = 0) -> torch.Tensor:
     """A field of few waves, the same function on every grid, `(n, channels, *x)`, float64."""
-    random = torch.Generator().manual_seed(0)
+    random = torch.Generator().manual_seed(seed)
     out = torch.zeros(n, channels, *grid.shape, dtype=torch.float64)
     x = grid.coordinates / torch.tensor(grid.lengths).view(-1, *(1 for _ in grid.shape))
     for _ in range(4):
@@ -230,14 +230,18 @@ def fit(model: Operator, u: torch.Tensor, target: torch.Tensor, steps: int, lr: 
 
 @pytest.mark.slow
 def test_eight_samples_can_be_learned_by_heart(case):
-    """Random smooth targets, unrelated to the inputs except by index: capacity and gradients, nothing else."""
+    """Random smooth targets, unrelated to the inputs except by index: capacity and gradients, nothing else.
+
+    The inputs have many waves: a network that commutes with shifts cannot tell two from each other that are shifts of
+    one another, nor give what has fewer symmetries than it is given.
+    """
     _, _, spec, model = case
-    u = smooth(spec.grid, len(spec.inputs), 8).float()
-    target = smooth(spec.grid, len(spec.outputs), 8).flip(0).float()
+    u = sum(smooth(spec.grid, len(spec.inputs), 8, seed) for seed in range(4)).float()
+    target = smooth(spec.grid, len(spec.outputs), 8, 4).float()
     if spec.boundary == "dirichlet":
         x = spec.grid.coordinates.float()
         target = target * torch.sin(torch.pi * x).prod(0)
-    assert fit(model, u, target, 200) < 0.05
+    assert fit(model, u, target, 1000, 1e-3) < 0.05
 
 
 SLOW_LEARNERS = {"gnot": "0.048 after 4000 of these steps: 500 epochs of the recipe published are 125 000"}

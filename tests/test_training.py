@@ -2,6 +2,9 @@
 
 import csv
 import json
+import math
+import os
+import signal
 
 import pytest
 import torch
@@ -172,8 +175,72 @@ def test_step_schedule_with_adam(small_data, tmp_path):
     assert state["param_groups"][0].get("decoupled_weight_decay", False) is False
 
 
-@pytest.mark.parametrize("bad", ["decay=0", "decay=1.5", "decay_epochs=0", "name=sgd", "schedule=cosine"])
+@pytest.mark.parametrize("bad", ["decay=0", "decay=1.5", "decay_epochs=0", "name=sgd", "schedule=sine", "ema=1"])
 def test_schedules_that_make_no_sense_are_refused(bad, small_data, tmp_path, capsys):
     assert main(["train", *SMALL, f"optim.{bad}", f"run_dir={tmp_path / 'run'}"]) == 2
     assert f"optim.{bad.split('=')[0]}" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_the_moving_average_is_what_is_validated_and_saved(small_data, tmp_path, monkeypatch):
+    """Against weights noted after every step: the first, then d times the average plus 1 - d times the new ones."""
+    from opkit.task import SupervisedTask
+
+    noted = []
+
+    def note(self, *_):
+        noted.append({k: v.detach().clone() for k, v in self.named_parameters()})
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SupervisedTask, "on_before_zero_grad", note)  # what the step before left
+        assert main(["train", *SMALL, f"run_dir={tmp_path / 'run'}", "optim.ema=0.8"]) == 0
+    last = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    after = [*noted[1:], {k: last["current_model_state"][k] for k in noted[0]}]
+    assert len(after) == 12
+    average = after[0]
+    for weights_now in after[1:]:
+        average = {k: 0.8 * average[k] + 0.2 * weights_now[k] for k in average}
+    for name, value in average.items():
+        torch.testing.assert_close(last["state_dict"][name], value, rtol=1e-5, atol=1e-6)
+
+
+def test_a_resumed_moving_average_is_the_same(small_data, tmp_path, monkeypatch):
+    from opkit.task import SupervisedTask
+
+    command = ["train", *SMALL, "optim.ema=0.8", "optim.schedule=cosine"]
+    assert main([*command, f"run_dir={tmp_path / 'whole'}"]) == 0
+    original = SupervisedTask.training_step
+
+    def struck(self, batch, i):
+        if self.trainer.global_step == 8:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, batch, i)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SupervisedTask, "training_step", struck)
+        assert main([*command, f"run_dir={tmp_path / 'parts'}"]) == 75
+    assert main([*command, f"run_dir={tmp_path / 'parts'}", "--resume"]) == 0
+    whole, parts = (
+        torch.load(tmp_path / r / "checkpoints" / "last.ckpt", weights_only=True) for r in ("whole", "parts")
+    )
+    for state in ("state_dict", "current_model_state"):
+        assert not [k for k in whole[state] if not torch.equal(whole[state][k], parts[state][k])]
+
+
+def test_the_cosine_schedule(small_data, tmp_path, monkeypatch):
+    """Twelve steps, three of them up from a twenty-fifth of the peak, then half a cosine."""
+    from opkit.task import SupervisedTask
+
+    rates = []
+
+    def note(self, *_):
+        rates.append(self.trainer.optimizers[0].param_groups[0]["lr"])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SupervisedTask, "on_before_zero_grad", note)
+        settings = ["optim.schedule=cosine", "optim.lr=1e-3", "optim.warmup=0.25"]
+        assert main(["train", *SMALL, f"run_dir={tmp_path / 'run'}", *settings]) == 0
+    least = 1e-3 / 25 / 1e4
+    up = [1e-3 * (1 / 25 + (1 - 1 / 25) * i / 3) for i in range(3)]
+    down = [least + (1e-3 - least) * (1 + math.cos(math.pi * i / 9)) / 2 for i in range(9)]
+    assert rates == pytest.approx(up + down, rel=1e-6)
