@@ -23,6 +23,7 @@ DROPOUT[DROPOUT.index("fno")] = "galerkin"
 DROPOUT += [
     "model.width=8", "model.n_heads=2", "model.n_layers=1", "model.ffn_hidden=8", "model.decoder_width=4",
     "model.decoder_hidden=8", "model.n_modes=[6,6]", "model.dropout=0.2", "model.attention_dropout=0.2",
+    "evaluation.resolutions=[25]",
 ]  # fmt: skip
 EPOCH = 6
 """Steps of an epoch: 24 samples, 4 at a time."""
@@ -57,8 +58,13 @@ def whole(small_run, tmp_path_factory) -> Path:
     return run
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1], ids=["SIGTERM", "SIGUSR1"])
-@pytest.mark.parametrize("step", [0, EPOCH + 2, 2 * EPOCH - 1, 3 * EPOCH - 1], ids=["first", "mid", "end", "last"])
+@pytest.mark.parametrize(
+    ("step", "number"),
+    [
+        (0, signal.SIGTERM), (EPOCH + 2, signal.SIGTERM), (2 * EPOCH - 1, signal.SIGUSR1), (3 * EPOCH - 1, signal.SIGTERM),
+    ],
+    ids=["first", "mid", "end", "last"],
+)  # fmt: skip
 def test_a_signal_saves_stops_with_75_and_resumes(step, number, whole, small_data, tmp_path, monkeypatch, capsys):
     original = SupervisedTask.training_step
 
