@@ -61,10 +61,13 @@ def whole(small_run, tmp_path_factory) -> Path:
 @pytest.mark.parametrize(
     ("step", "number"),
     [
-        (0, signal.SIGTERM), (EPOCH + 2, signal.SIGTERM), (2 * EPOCH - 1, signal.SIGUSR1), (3 * EPOCH - 1, signal.SIGTERM),
+        (0, signal.SIGTERM),
+        (EPOCH + 2, signal.SIGTERM),
+        (2 * EPOCH - 1, signal.SIGUSR1),
+        (3 * EPOCH - 1, signal.SIGTERM),
     ],
     ids=["first", "mid", "end", "last"],
-)  # fmt: skip
+)
 def test_a_signal_saves_stops_with_75_and_resumes(step, number, whole, small_data, tmp_path, monkeypatch, capsys):
     original = SupervisedTask.training_step
 
