@@ -526,6 +526,7 @@ def _write(
             shuffle=large, compression="gzip" if large else None, compression_opts=1 if large else None,
         )  # fmt: skip
         field.attrs.update(dim_varying=[True] * pde.grid.ndim, sample_varying=True, time_varying=not steady)
+        file.flush()  # what lies where must not depend on when Python lets go of an object, see `_dataset`
     for rank in (1, 2):
         file.create_group(f"t{rank}_fields").attrs.create("field_names", [], dtype="S1")
     sample = file.create_group("sample")
@@ -577,6 +578,9 @@ def _write_boundaries(group: "h5py.Group", grid: Grid, axes: list[str]) -> None:
 def _dataset(group: "h5py.Group", name: str, values: Tensor, **attributes: Any) -> "h5py.Dataset":
     dataset = group.create_dataset(name, data=values.numpy(), track_times=False)
     dataset.attrs.update(attributes)
+    # HDF5 places what is still open later, and a profiler, as in Dask's workers, keeps objects open now and then: the
+    # same content in other bytes.
+    group.file.flush()
     return dataset
 
 

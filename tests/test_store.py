@@ -332,3 +332,32 @@ def test_a_sample_has_the_same_row_of_its_tile_whoever_makes_it(tmp_path, monkey
         data = ensure(pde, split, count, workers=1)
     rows = data.load(SHARD + 4)["u"] - plain.label(SHARD + 4, 0, first_index(split)).fields["u"]
     assert torch.allclose(rows, (torch.arange(SHARD + 4) % 7).double().view(-1, 1, 1).expand_as(rows), atol=1e-5)
+
+
+def test_the_bytes_do_not_depend_on_when_objects_are_released(tmp_path, monkeypatch, one_thread):
+    """A profiler that looks into frames holds what they hold."""
+    import h5py
+
+    from opkit.generate import make_shard
+
+    pde = Darcy(resolution=9, label_resolution=9, modes=8)
+    held = []
+
+    def holding(create):
+        def call(self, *args, **kwargs):
+            held.append(create(self, *args, **kwargs))
+            return held[-1]
+
+        return call
+
+    def written(root) -> bytes:
+        data = Dataset(pde, "train", 0, root)
+        data.folder.mkdir(parents=True)
+        make_shard(data, 0, 50)
+        return data.path(0, 50).read_bytes()
+
+    at_once = written(tmp_path / "a")
+    for name in ("create_dataset", "create_group"):
+        monkeypatch.setattr(h5py.Group, name, holding(getattr(h5py.Group, name)))
+    assert written(tmp_path / "b") == at_once
+    assert held
