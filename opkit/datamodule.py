@@ -170,10 +170,7 @@ class EpochBatches(Sampler):
 
 
 class ResumableLoader(DataLoader):
-    """A loader that knows how many batches of its epoch were used, and can continue after them.
-
-    Lightning would restore it too, but not one that was asked for before the checkpoint, as for the schedule's length.
-    """
+    """A loader that knows how many batches of its epoch were used."""
 
     used = 0
     sampler: EpochBatches
@@ -183,12 +180,6 @@ class ResumableLoader(DataLoader):
         for batch in super().__iter__():
             self.used += 1
             yield batch
-
-    def state_dict(self) -> dict[str, int]:
-        return {"used": self.used}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.sampler.skip = state["used"] % len(self)  # all used: the next epoch begins
 
 
 class FieldData(L.LightningDataModule):
@@ -207,14 +198,17 @@ class FieldData(L.LightningDataModule):
         self.train, self.val, self.settings, self.seed, self.stepping = train, val, settings, seed, stepping
         self.fields: dict[str, MemoryFields | MemoryTrajectories | StoredFields] = {}
         self._training: ResumableLoader | None = None
-        self._position: dict[str, int] = {}
+        self._skip = 0
 
     def state_dict(self) -> dict[str, int]:
-        return {} if self._training is None else self._training.state_dict()
+        """Where in its epoch training is. Here and not in the loader, whose state Lightning restores too late if it was
+        asked for before the checkpoint is read, as for the length of the schedule: data would be repeated."""
+        used = 0 if self._training is None or self.trainer is None else self._training.used
+        return {"skip": used if self.trainer is not None and used < self.trainer.num_training_batches else 0}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Lightning calls this before it asks for the loaders that it trains with."""
-        self._position = state
+        self._skip = state["skip"]
 
     def setup(self, stage: str | None = None) -> None:
         if self.fields:
@@ -240,8 +234,7 @@ class FieldData(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         symmetries = self.train.pde.symmetries if self.settings.augment else 0
         self._training = self._loader("train", self.seed, symmetries)
-        if self._position:
-            self._training.load_state_dict(self._position)
+        self._training.sampler.skip = self._skip
         return self._training
 
     def val_dataloader(self) -> DataLoader:

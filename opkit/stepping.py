@@ -27,12 +27,7 @@ def stepped(spec: Spec, stepping: Stepping, times: Tensor | None) -> Spec:
         ConfigError: A steady equation is asked to step, or trajectories are too short.
     """
     if times is None:
-        if stepping != Stepping():
-            given = next(k for k, v in vars(Stepping()).items() if getattr(stepping, k) != v)
-            raise ConfigError(
-                f"stepping.{given}={getattr(stepping, given)}: this equation is steady, there is nothing to step. "
-                "Leave stepping.* out."
-            )
+        _refuse("stepping", stepping, "step")
         return spec
     if windows(len(times), stepping) < 1:
         raise ConfigError(
@@ -54,12 +49,7 @@ def unrolled(stepping: Stepping, unroll: Unroll, times: Tensor | None) -> Steppi
         ConfigError: A steady equation is asked to step, or trajectories are too short.
     """
     if times is None:
-        if unroll != Unroll():
-            given = next(k for k, v in vars(Unroll()).items() if getattr(unroll, k) != v)
-            raise ConfigError(
-                f"unroll.{given}={getattr(unroll, given)}: this equation is steady, there is nothing to unroll. Leave "
-                "unroll.* out."
-            )
+        _refuse("unroll", unroll, "unroll")
         return stepping
     longer = replace(stepping, bundle=stepping.bundle * unroll.steps)
     if windows(len(times), longer) < 1:
@@ -69,6 +59,14 @@ def unrolled(stepping: Stepping, unroll: Unroll, times: Tensor | None) -> Steppi
             "give more times."
         )
     return longer
+
+
+def _refuse(section: str, settings: Stepping | Unroll, verb: str) -> None:
+    for name, default in vars(type(settings)()).items():
+        if (given := getattr(settings, name)) != default:
+            raise ConfigError(
+                f"{section}.{name}={given}: this equation is steady, there is nothing to {verb}. Leave {section}.* out."
+            )
 
 
 def roll_out(

@@ -63,7 +63,7 @@ class SupervisedTask(L.LightningModule):
         self._compiled: tuple[Any, ...] = ()
         self.seed = seed
         self._val: list[Tensor] = []
-        self._train: list[Tensor] = []  # mean loss and number of samples of each of the epoch's steps
+        self._train = torch.zeros(3, dtype=torch.float64)  # of the epoch so far: losses, errors, samples
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.model(inputs)
@@ -76,7 +76,7 @@ class SupervisedTask(L.LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """All that a step draws at random is a function of (seed, step, rank), so that a resumed run draws the same."""
         if batch_idx == 0:
-            self._train.clear()
+            self._train = torch.zeros_like(self._train)
         step = self.trainer.fit_loop.total_batch_idx
         key = seed_key("training step", self.seed, self.global_rank * SPLIT_STRIDE + step)
         torch.manual_seed(int(key.generate_state(1, np.uint64)[0]))
@@ -94,7 +94,7 @@ class SupervisedTask(L.LightningModule):
         with torch.no_grad():
             error = (prediction - targets).flatten(1).norm(dim=1) / targets.flatten(1).norm(dim=1)
             sums = torch.stack([loss * len(inputs), error.sum(), loss.new_tensor(len(inputs))])
-        self._train.append(sums.double())
+        self._train = self._train.to(sums.device) + sums.double()
         return loss
 
     def _calls(self) -> int:
@@ -113,21 +113,21 @@ class SupervisedTask(L.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self.trainer.is_last_batch:
-            loss, error = self._means(torch.stack(self._train).sum(0))
+            loss, error = self._means(self._train)
             if not torch.isfinite(loss):
                 raise self._diverged("loss", loss)
             self.log_dict({"train/loss": loss, "train/rel_l2": error})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        so_far = torch.stack(self._train).sum(0) if self._train else torch.zeros(3, dtype=torch.float64)
-        checkpoint["train_loss"] = self.trainer.strategy.reduce(so_far.to(self.device), reduce_op="sum").cpu()
+        so_far = self._train.to(self.device, copy=True)  # reduced in place
+        checkpoint["train_loss"] = self.trainer.strategy.reduce(so_far, reduce_op="sum").cpu()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._train = [checkpoint["train_loss"].to(self.device) * (self.global_rank == 0)]
+        self._train = checkpoint["train_loss"] * (self.global_rank == 0)
 
     def _means(self, sums: Tensor) -> Tensor:
         """Means over samples, given this rank's sums and number: exact where ranks hold unequal parts."""
-        total = self.trainer.strategy.reduce(sums, reduce_op="sum")
+        total = self.trainer.strategy.reduce(sums.clone(), reduce_op="sum")
         return (total[:-1] / total[-1]).float()
 
     def _diverged(self, what: str, value: Tensor) -> OpkitError:

@@ -31,7 +31,7 @@ from opkit.checkpoints import LAST, DurableCheckpoints, damage, newest
 from opkit.datamodule import FieldData
 from opkit.errors import ConfigError, Preempted, RunError
 from opkit.evaluation import evaluate_surrogate, fine_problems
-from opkit.files import write_text
+from opkit.files import remove_leftovers, write_text
 from opkit.generate import available_cores, ensure
 from opkit.grid import Spec
 from opkit.models import count_parameters
@@ -146,6 +146,7 @@ def train(
     )
     checkpoint, notes = newest(run_dir / "checkpoints") if resume else (None, [])
     if loop.is_global_zero:
+        remove_leftovers(run_dir / "checkpoints")
         for note in notes:
             print(note, file=sys.stderr)
     _fit(loop, task, fields, checkpoint, preemption)

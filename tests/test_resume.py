@@ -10,21 +10,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SMALL
+from conftest import SMALL_GALERKIN
 
 from opkit.checkpoints import DurableCheckpoints, damage, newest
 from opkit.cli import main
 from opkit.errors import RunError
 from opkit.task import SupervisedTask
 
-FNO = [s for s in SMALL if not s.startswith("trainer.max_epochs")] + ["trainer.max_epochs=3"]
-DROPOUT = [s for s in FNO if not s.startswith("model.")]
-DROPOUT[DROPOUT.index("fno")] = "galerkin"
-DROPOUT += [
-    "model.width=8", "model.n_heads=2", "model.n_layers=1", "model.ffn_hidden=8", "model.decoder_width=4",
-    "model.decoder_hidden=8", "model.n_modes=[6,6]", "model.dropout=0.2", "model.attention_dropout=0.2",
-    "evaluation.resolutions=[25]",
-]  # fmt: skip
+DROPOUT = [s for s in SMALL_GALERKIN if not s.startswith("trainer.max_epochs")]
+DROPOUT += ["trainer.max_epochs=3", "model.dropout=0.2", "model.attention_dropout=0.2"]
 EPOCH = 6
 """Steps of an epoch: 24 samples, 4 at a time."""
 
@@ -39,6 +33,7 @@ def table(run: Path) -> list[dict[str, str]]:
 
 
 def assert_same(run: Path, whole: Path) -> None:
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt", "last.previous.ckpt"]
     ours, theirs = weights(run), weights(whole)
     assert ours.keys() == theirs.keys()
     assert not [name for name in ours if not torch.equal(ours[name], theirs[name])]
@@ -105,6 +100,32 @@ def test_with_accumulated_gradients_it_stops_between_optimiser_steps(small_data,
         assert main(["train", *command, f"run_dir={run}"]) == 75
     assert len(calls) == EPOCH + 4
     assert main(["train", *command, f"run_dir={run}", "--resume"]) == 0
+    assert_same(run, tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("settings", "step"),
+    [
+        (["trainer.limit_train_batches=4"], 7),  # epochs end with batches left over
+        (["trainer.limit_train_batches=4"], 5),
+        (["data.in_memory=false", "data.loader_workers=1"], 8),
+    ],
+    ids=["a part, at the end", "a part, within", "from disk"],
+)
+def test_other_ways_to_feed_data_resume(settings, step, small_data, tmp_path, monkeypatch, recwarn):
+    assert main(["train", *DROPOUT, *settings, f"run_dir={tmp_path / 'whole'}"]) == 0
+    original = SupervisedTask.training_step
+
+    def struck(self, batch, i):
+        if self.trainer.global_step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, batch, i)
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(SupervisedTask, "training_step", struck)
+        assert main(["train", *DROPOUT, *settings, f"run_dir={run}"]) == 75
+    assert main(["train", *DROPOUT, *settings, f"run_dir={run}", "--resume"]) == 0
     assert_same(run, tmp_path / "whole")
 
 

@@ -9,7 +9,7 @@ import signal
 import pytest
 import torch
 import yaml
-from conftest import SMALL
+from conftest import SMALL, SMALL_GALERKIN
 
 from opkit.callbacks import EpochTable
 from opkit.cli import main
@@ -244,3 +244,17 @@ def test_the_cosine_schedule(small_data, tmp_path, monkeypatch):
     up = [1e-3 * (1 / 25 + (1 - 1 / 25) * i / 3) for i in range(3)]
     down = [least + (1e-3 - least) * (1 + math.cos(math.pi * i / 9)) / 2 for i in range(9)]
     assert rates == pytest.approx(up + down, rel=1e-6)
+
+
+@pytest.mark.parametrize(("settings", "compiles"), [(SMALL, True), (SMALL_GALERKIN, False)], ids=["fno", "galerkin"])
+def test_what_compiling_slows_down_is_left_alone(settings, compiles, small_data, tmp_path, monkeypatch, capsys):
+    """The compiler itself is left out: whether the step goes through it is what is asked."""
+    import opkit.task
+    import opkit.training
+
+    asked = []
+    monkeypatch.setattr(opkit.training, "COMPILE_STEPS", 1)
+    monkeypatch.setattr(opkit.task.torch, "compile", lambda m, **_: asked.append(m) or m)
+    settings = [s for s in settings if not s.startswith("compile")]
+    assert main(["train", *settings, f"run_dir={tmp_path / 'run'}"]) == 0
+    assert bool(asked) == compiles == ("compiling" in capsys.readouterr().err)

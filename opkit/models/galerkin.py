@@ -524,7 +524,7 @@ class GalerkinTransformer(Operator):
         self.in_channels, self.ndim, self.location, self.boundary = in_channels, ndim, location, boundary
         self.coordinates, self.quadrature = coordinates, quadrature
         self.resolution = "latent" if scalers else "native"
-        self.compile_pays = not scalers  # measured: a tenth slower, at the paper's size and at the default one
+        self.compile_pays = not scalers  # slower at the paper's size: benchmarks/models.py
         features = count_positions(coordinates, ndim)
         if scalers:
             training, latent, down, up = _shapes(shape, latent_shape, down_shape, up_shape)

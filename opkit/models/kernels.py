@@ -23,7 +23,7 @@ WIDE_CONVOLUTIONS = (
 """Whether convolutions may use wider instructions than matrix products."""
 
 CONVOLVE_FROM = 2**23
-"""Multiplications from which a linear layer is faster as a convolution; from 2**22 to 2**24 there is little in it."""
+"""Multiplications from which a linear layer is faster as a convolution, see benchmarks/linear.py."""
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
