@@ -19,9 +19,10 @@ SMALL = [
 ]  # fmt: skip
 """A whole run, data and report included, in a second or two."""
 
-SMALL_GALERKIN = ["--model", "galerkin", *[s for s in SMALL[2:] if not s.startswith("model.")]] + [
-    "model.width=8", "model.n_heads=2", "model.n_layers=1", "model.ffn_hidden=8", "model.decoder_width=4",
-    "model.decoder_hidden=8", "model.n_modes=[6,6]", "evaluation.resolutions=[25]",
+SMALL_GALERKIN = [
+    "--model", "galerkin", *[s for s in SMALL[2:] if not s.startswith("model.")], "model.width=8", "model.n_heads=2",
+    "model.n_layers=1", "model.ffn_hidden=8", "model.decoder_width=4", "model.decoder_hidden=8", "model.n_modes=[6,6]",
+    "evaluation.resolutions=[25]",
 ]  # fmt: skip
 """The same data and the same length."""
 

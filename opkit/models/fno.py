@@ -31,7 +31,8 @@ from opkit.grid import Location, Spec
 from opkit.models.activations import activation as make_activation
 from opkit.models.arguments import check_modes, check_names, check_sizes
 from opkit.models.base import Operator
-from opkit.models.layers import Pointwise
+from opkit.models.bounded import BoundedFilter
+from opkit.models.layers import BoundedPointwise, Pointwise
 from opkit.models.positions import Coordinates, count_positions, period_of, trapezoid, with_positions
 from opkit.models.spectral import SpectralConv, choose
 
@@ -39,6 +40,7 @@ Skip = Literal["linear", "gate", "identity", "none"]
 Norm = Literal["none", "instance", "group"]
 Second = Literal["none", "after", "before"]
 Spectral = Literal["auto", "fft", "dft"]
+Filters = Literal["matrix", "bounded", "dynamic"]
 
 
 class FNO(Operator):
@@ -74,6 +76,10 @@ class FNO(Operator):
         tanh: Whether each spectral convolution takes the tanh of its input: White et al. 2023 (arXiv 2307.15034).
         domain_padding: Zeros put around the lifted field on both sides, as a fraction of the points of the axis (one
             for all, or one per axis), that all layers see as if the field were periodic; instead of `padding`.
+        filters: What is learned for the kept modes: a "matrix" of channels for each; or, against growth on its own
+            output, one number inside the unit circle per channel and mode, channels being mixed afterwards: "bounded",
+            or "dynamic" where it depends on the field too (McCabe et al. 2023, arXiv 2306.10619).
+        spectral_norm: Whether no pointwise layer between lifting and projection lengthens a vector (ibid.).
 
     Raises:
         ValueError: Names the argument and what it may be.
@@ -101,6 +107,8 @@ class FNO(Operator):
         second_activation: Second = "none",
         tanh: bool = False,
         domain_padding: float | tuple[float, ...] = 0.0,
+        filters: Filters = "matrix",
+        spectral_norm: bool = False,
     ):
         super().__init__()
         n_modes = tuple(n_modes)
@@ -110,7 +118,7 @@ class FNO(Operator):
             n_modes, location, padding,
         )  # fmt: skip
         check_names(skip=(skip, Skip), mlp_skip=(mlp_skip, Skip), norm=(norm, Norm), spectral=(spectral, Spectral))
-        check_names(second_activation=(second_activation, Second))
+        check_names(second_activation=(second_activation, Second), filters=(filters, Filters))
         parts = (domain_padding,) * len(n_modes) if isinstance(domain_padding, int | float) else tuple(domain_padding)
         if len(parts) != len(n_modes) or any(not 0 <= part <= 1 for part in parts):
             raise ValueError(
@@ -137,8 +145,15 @@ class FNO(Operator):
         normed = norm != "none" and second_activation != "before"
         bias = not normed and skip == "linear"
         own = not bias and not (normed and norm == "instance")
-        self.spectral_layers = nn.ModuleList(SpectralConv(width, width, n_modes, own) for _ in range(n_layers))
-        self.pointwise_layers = _skips(skip, width, bias, n_layers)
+        layer: type[Pointwise] = BoundedPointwise if spectral_norm else Pointwise
+
+        def convolution() -> nn.Module:
+            if filters == "matrix":
+                return SpectralConv(width, width, n_modes, own)
+            return BoundedFilter(width, n_modes, filters == "dynamic", spectral_norm, own)
+
+        self.spectral_layers = nn.ModuleList(convolution() for _ in range(n_layers))
+        self.pointwise_layers = _skips(skip, width, bias, n_layers, layer)
         self.activations = nn.ModuleList(make_activation(activation) for _ in range(n_layers))
         self.project = nn.ModuleList([Pointwise(width, projection_width), Pointwise(projection_width, out_channels)])
         again = {"none": 0, "after": n_layers - 1, "before": n_layers}[second_activation]
@@ -148,8 +163,8 @@ class FNO(Operator):
         self.second_norms = nn.ModuleList(ChannelNorm(norm, width) for _ in range(norms))
         mlps = n_layers if hidden else 0
         kept = not (normed and norm == "instance")
-        self.mlps = nn.ModuleList(ChannelMLP(width, hidden, dropout, kept) for _ in range(mlps))
-        self.mlp_skips = _skips(mlp_skip, width, False, mlps)
+        self.mlps = nn.ModuleList(ChannelMLP(width, hidden, dropout, kept, layer) for _ in range(mlps))
+        self.mlp_skips = _skips(mlp_skip, width, False, mlps, layer)
 
     @classmethod
     def check(cls, spec: Spec, arguments: dict) -> None:
@@ -220,10 +235,12 @@ class Gate(nn.Module):
 class ChannelMLP(nn.Module):
     """W2 gelu(W1 v + b1) + b2 at every point of `(b, c, *x)`, with dropout after both layers; b2 may be left out."""
 
-    def __init__(self, width: int, hidden: int, dropout: float = 0.0, bias: bool = True):
+    def __init__(
+        self, width: int, hidden: int, dropout: float = 0.0, bias: bool = True, layer: type[Pointwise] = Pointwise
+    ):
         super().__init__()
-        self.inner, self.activation, self.dropout = Pointwise(width, hidden), nn.GELU(), nn.Dropout(dropout)
-        self.outer = Pointwise(hidden, width, bias=bias)
+        self.inner, self.activation, self.dropout = layer(width, hidden), nn.GELU(), nn.Dropout(dropout)
+        self.outer = layer(hidden, width, bias=bias)
 
     def forward(self, u: Tensor) -> Tensor:
         return self.dropout(self.outer(self.dropout(self.activation(self.inner(u)))))
@@ -259,8 +276,8 @@ class ChannelNorm(nn.Module):
         return out.to(u.dtype)
 
 
-def _skips(kind: Skip, width: int, bias: bool, n: int) -> nn.ModuleList:
-    makers = {"linear": lambda: Pointwise(width, width, bias), "gate": lambda: Gate(width), "identity": nn.Identity}
+def _skips(kind: Skip, width: int, bias: bool, n: int, layer: type[Pointwise]) -> nn.ModuleList:
+    makers = {"linear": lambda: layer(width, width, bias), "gate": lambda: Gate(width), "identity": nn.Identity}
     return nn.ModuleList(makers[kind]() for _ in range(n if kind != "none" else 0))
 
 

@@ -23,12 +23,27 @@ class Linear(nn.Linear):
 class Pointwise(nn.Linear):
     """The same linear layer at every point of `(b, c, *x)`."""
 
+    def matrix(self) -> Tensor:
+        return self.weight
+
     def forward(self, u: Tensor) -> Tensor:
-        weight = self.weight.expand(u.shape[0], *self.weight.shape)
+        weight = self.matrix()
+        weight = weight.expand(u.shape[0], *weight.shape)
         bias: Tensor | None = self.bias
         if bias is None:
             return torch.bmm(weight, u.flatten(2)).unflatten(2, u.shape[2:])
         return torch.baddbmm(bias[:, None], weight, u.flatten(2)).unflatten(2, u.shape[2:])
+
+
+class BoundedPointwise(Pointwise):
+    """The same with a matrix that lengthens no vector: divided by its largest singular value where that is above one.
+
+    Miyato et al. 2018 (arXiv 1802.05957), who divide always; McCabe et al. 2023 (arXiv 2306.10619) where needed. The
+    singular value is computed, not estimated by a power iteration, so that it has no state.
+    """
+
+    def matrix(self) -> Tensor:
+        return self.weight / torch.linalg.matrix_norm(self.weight, 2).clamp_min(1)
 
 
 class FeedForward(nn.Module):

@@ -8,6 +8,8 @@ products with the kept waves only, which is then faster, and compiles and export
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +60,13 @@ def choose(spectral: str, n_modes: tuple[int, ...], period: tuple[int, ...]) -> 
     return "dft" if all(2 * n <= p for n, p in zip(n_modes, period, strict=True)) else "fft"
 
 
+Spans = list[tuple[int, int]]
+"""Kept wavenumbers low <= k < high, axis by axis."""
+
+Mix = Callable[[Tensor, Spans], Tensor]
+"""What is done to the kept modes, `(2, b, i, *k)` to `(2, b, o, *k)`; the leading axis is real and imaginary part."""
+
+
 def convolve(
     u: Tensor,
     weight: Tensor,
@@ -78,19 +87,42 @@ def convolve(
         walls: As in `SpectralConv`.
         target: Points and period of another grid on which the output is wanted.
     """
+
+    def mix(z: Tensor, spans: Spans) -> Tensor:
+        return _mix(z, of_modes(weight, n_modes, spans).to(z.dtype))
+
+    return filtered(u, mix, n_modes, period, spectral, walls, target)
+
+
+def filtered(
+    u: Tensor,
+    mix: Mix,
+    n_modes: tuple[int, ...],
+    period: tuple[int, ...],
+    spectral: str,
+    walls: bool = False,
+    target: tuple[tuple[int, ...], tuple[int, ...]] | None = None,
+) -> Tensor:
+    """The field `(b, i, *x)` whose kept modes are changed by `mix` and whose others are dropped, `(b, o, *x)`.
+
+    Arguments are those of `convolve`. The modes are Fourier coefficients, the same on every grid that resolves a field.
+    """
     finest = period if target is None else tuple(torch.sym_min(p, q) for p, q in zip(period, target[1], strict=True))
     spans = [_span(n, m) for n, m in zip(n_modes[:-1], finest[:-1], strict=True)]
     highest = n_modes[-1] // 2
     spans.append((0, (highest if finest[-1] >= n_modes[-1] else min(highest, finest[-1] // 2)) + 1))
-    for axis, (low, high) in enumerate(spans[:-1]):
-        centre = n_modes[axis] // 2  # position of k = 0
-        weight = weight.narrow(axis, centre + low, high - low)
-    weight = weight.narrow(len(spans) - 1, 0, spans[-1][1])
-    transform = _by_matrices if spectral == "dft" else _by_fft
+    transform = partial(_by_matrices if spectral == "dft" else _by_fft, mix=mix)
     if u.dtype in (torch.float16, torch.bfloat16) or torch.is_autocast_enabled(u.device.type):
         with torch.autocast(u.device.type, enabled=False):  # transforms sum thousands of terms: float32 at least
-            return transform(u.float(), weight.float(), period, spans, walls, target).to(u.dtype)
-    return transform(u, weight, period, spans, walls, target)
+            return transform(u.float(), period=period, spans=spans, walls=walls, target=target).to(u.dtype)
+    return transform(u, period=period, spans=spans, walls=walls, target=target)
+
+
+def of_modes(values: Tensor, n_modes: tuple[int, ...], spans: Spans) -> Tensor:
+    """The entries that belong to the kept wavenumbers, of a tensor that begins with one axis per axis of the grid."""
+    for axis, (low, high) in enumerate(spans[:-1]):
+        values = values.narrow(axis, n_modes[axis] // 2 + low, high - low)
+    return values.narrow(len(spans) - 1, 0, spans[-1][1])
 
 
 def from_factors(factorization: str, factors: list[Tensor]) -> Tensor:
@@ -141,10 +173,7 @@ def _span(n_modes: int, points: int) -> tuple[int, int]:
 
 
 def _mix(z: Tensor, weight: Tensor) -> Tensor:
-    """Channel mixing at every mode, (2, b, i, *k) -> (2, b, o, *k), as one real batched product over the modes.
-
-    The leading axis of 2 is real and imaginary part, here and below.
-    """
+    """Channel mixing at every mode, (2, b, i, *k) -> (2, b, o, *k), as one real batched product over the modes."""
     w = weight.flatten(0, -4)  # (k, i, o, 2)
     wr, wi = w[..., 0], w[..., 1]
     block = torch.cat([torch.cat([wr, wi], 2), torch.cat([-wi, wr], 2)], 1)  # (k, 2i, 2o): [re im] -> [re im]
@@ -170,9 +199,9 @@ def _rotate(z: Tensor, cos: Tensor, sin: Tensor, sign: int) -> Tensor:
 
 def _by_matrices(
     u: Tensor,
-    weight: Tensor,
+    mix: Mix,
     period: tuple[int, ...],
-    spans: list[tuple[int, int]],
+    spans: Spans,
     walls: bool,
     target: tuple[tuple[int, ...], tuple[int, ...]] | None,
 ) -> Tensor:
@@ -186,7 +215,7 @@ def _by_matrices(
     z = (u @ torch.cat([cos, -sin], 1)).unflatten(-1, (2, -1)).movedim(-2, 0)  # (2, b, c, *x, k)
     for axis in range(ndim - 2, -1, -1):
         z = _rotate(z.movedim(axis + 3, -1), *forward[axis], sign=-1).movedim(-1, axis + 3)
-    z = _mix(z * (1 / math.prod(period)), weight)
+    z = mix(z * (1 / math.prod(period)), spans)
     if target is not None:
         period = target[1]
         tables = [waves(s, n, p, u) for s, n, p in zip(spans, *target, strict=True)]
@@ -202,9 +231,9 @@ def _by_matrices(
 
 def _by_fft(
     u: Tensor,
-    weight: Tensor,
+    mix: Mix,
     period: tuple[int, ...],
-    spans: list[tuple[int, int]],
+    spans: Spans,
     walls: bool,
     target: tuple[tuple[int, ...], tuple[int, ...]] | None,
 ) -> Tensor:
@@ -219,7 +248,7 @@ def _by_fft(
     for axis, (low, high) in enumerate(spans[:-1]):
         wanted = torch.arange(low, high, device=u.device) % period[axis]
         spectrum = spectrum.index_select(axis + 2, wanted)
-    out = torch.complex(*_mix(torch.stack([spectrum.real, spectrum.imag]), weight))
+    out = torch.complex(*mix(torch.stack([spectrum.real, spectrum.imag]), spans))
     if target is not None:
         shape, period = target
     for axis, (low, high) in enumerate(spans[:-1]):
