@@ -8,7 +8,8 @@ number of devices or loader processes.
 
 import os
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import lightning as L
 import numpy as np
@@ -17,7 +18,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
+from opkit.errors import ConfigError
 from opkit.fields import seed_key
+from opkit.pdes import PDE
 from opkit.settings import Data, Stepping
 from opkit.stepping import stepped, window, windows
 from opkit.store import Dataset, pair, read_fields, trajectories
@@ -27,8 +30,26 @@ MEMORY_SHARE = 1 / 3
 
 ONE_STEP = Stepping()
 
-Request = tuple[list[int], np.ndarray | None]
-"""Indices of a batch, and for each sample which of the symmetries to apply."""
+
+class Request(NamedTuple):
+    """A batch to make.
+
+    Args:
+        indices: Its samples.
+        moves: For each of them, which of the symmetries to apply.
+        stride: Every which point along an axis it has.
+    """
+
+    indices: list[int]
+    moves: np.ndarray | None = None
+    stride: int = 1
+
+    def finish(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """The batch as it is asked for, given its samples as they are stored."""
+        if self.stride > 1:
+            points: tuple[Any, ...] = (..., *(slice(None, None, self.stride),) * (batch[0].ndim - 2))
+            batch = batch[0][points], batch[1][points]
+        return apply_symmetry(batch, self.moves)
 
 
 class MemoryFields(TorchDataset):
@@ -46,9 +67,8 @@ class MemoryFields(TorchDataset):
         return len(self.inputs)
 
     def __getitem__(self, request: Request) -> tuple[Tensor, Tensor]:
-        indices, moves = request
-        items = torch.as_tensor(indices, dtype=torch.int64, device=self.inputs.device)  # may be empty
-        return apply_symmetry((self.inputs[items], self.targets[items]), moves)
+        items = torch.as_tensor(request.indices, dtype=torch.int64, device=self.inputs.device)  # may be empty
+        return request.finish((self.inputs[items], self.targets[items]))
 
 
 class MemoryTrajectories(TorchDataset):
@@ -68,10 +88,9 @@ class MemoryTrajectories(TorchDataset):
         return len(self.frames) * self.windows
 
     def __getitem__(self, request: Request) -> tuple[Tensor, Tensor]:
-        indices, moves = request
-        items = torch.as_tensor(indices, dtype=torch.int64, device=self.frames.device)
+        items = torch.as_tensor(request.indices, dtype=torch.int64, device=self.frames.device)
         pairs = window(self.frames, self.constants, items // self.windows, items % self.windows, self.stepping)
-        return apply_symmetry(pairs, moves)
+        return request.finish(pairs)
 
 
 class StoredFields(TorchDataset):
@@ -86,14 +105,14 @@ class StoredFields(TorchDataset):
         return self.count * self.windows
 
     def __getitem__(self, request: Request) -> tuple[Tensor, Tensor]:
-        indices, moves = request
-        parts = [self._item(*divmod(item, self.windows)) for item in indices]
+        parts = [self._item(*divmod(item, self.windows)) for item in request.indices]
         if not parts:  # a rank beyond the samples of a short batch
             spec = stepped(self.pde.spec, self.stepping, self.pde.times)
             shape = spec.grid.shape
-            return torch.empty(0, len(spec.inputs), *shape), torch.empty(0, len(spec.outputs), *shape)
+            empty = torch.empty(0, len(spec.inputs), *shape), torch.empty(0, len(spec.outputs), *shape)
+            return request.finish(empty)
         inputs, targets = (torch.cat(column) for column in zip(*parts, strict=True))
-        return apply_symmetry((inputs, targets), moves)
+        return request.finish((inputs, targets))
 
     def _item(self, i: int, start: int) -> tuple[Tensor, Tensor]:
         first, _, path = next(s for s in self.shards if s[0] <= i < s[1])
@@ -125,6 +144,26 @@ def apply_symmetry(batch: tuple[Tensor, Tensor], moves: np.ndarray | None) -> tu
     return out[0], out[1]
 
 
+def strides(pde: PDE, settings: Data) -> tuple[int, ...]:
+    """Every which point of the data training batches have, one stride for each of `data.resolutions`.
+
+    Raises:
+        ConfigError: The points of such a grid are not among those of the training grid.
+    """
+
+    def stride(points: int) -> int | None:
+        return replace(pde.grid, shape=(points,) * pde.grid.ndim).stride_in(pde.grid)
+
+    found = [(r, stride(r)) for r in settings.resolutions or (pde.resolution,)]
+    if wrong := [r for r, every in found if every is None]:
+        possible = [r for r in range(4, pde.resolution + 1) if stride(r)]
+        raise ConfigError(
+            f"data.resolutions={list(settings.resolutions or ())}: the points of a grid of {wrong[0]} a side are not "
+            f"among those of the training grid (pde.resolution={pde.resolution}). Possible here: {possible}."
+        )
+    return tuple(every for _, every in found if every is not None)
+
+
 class EpochBatches(Sampler):
     """Batches of indices in an order drawn from (seed, epoch), each rank taking its part of every global batch.
 
@@ -135,15 +174,17 @@ class EpochBatches(Sampler):
         symmetries: Columns of moves to draw per sample, 0 for none.
         rank: This process.
         world: Processes.
+        strides: Every which point a batch has: one of these, drawn per global batch.
 
     Attributes:
         skip: Batches that the next pass leaves out at its beginning.
     """
 
     def __init__(
-        self, count: int, batch_size: int, seed: int | None = None, symmetries: int = 0, rank: int = 0, world: int = 1
-    ):
-        self.count, self.seed, self.symmetries = count, seed, symmetries
+        self, count: int, batch_size: int, seed: int | None = None, symmetries: int = 0, rank: int = 0, world: int = 1,
+        strides: tuple[int, ...] = (1,),
+    ):  # fmt: skip
+        self.count, self.seed, self.symmetries, self.strides = count, seed, symmetries, strides
         self.batch_size, self.rank, self.world = min(batch_size, count), rank, world
         self.epoch, self.skip = 0, 0
 
@@ -157,16 +198,19 @@ class EpochBatches(Sampler):
     def __iter__(self) -> Iterator[Request]:
         order = np.arange(self.count)
         moves = None
+        strides = np.full(len(self), self.strides[0])
         if self.seed is not None:
             rng = np.random.Generator(np.random.Philox(seed_key("epoch order", self.seed, self.epoch)))
             order = rng.permutation(self.count)
             if self.symmetries:
                 moves = rng.random((self.count, self.symmetries)) < 0.5
+            if len(self.strides) > 1:
+                strides = rng.choice(self.strides, len(self))
         skip, self.skip = self.skip, 0
-        for start in range(skip * self.batch_size, self.count, self.batch_size):
-            batch = order[start : start + self.batch_size]
+        for i in range(skip, len(self)):
+            batch = order[i * self.batch_size : (i + 1) * self.batch_size]
             mine = batch[self.rank :: self.world]
-            yield mine.tolist(), None if moves is None else moves[mine]
+            yield Request(mine.tolist(), None if moves is None else moves[mine], int(strides[i]))
 
 
 class ResumableLoader(DataLoader):
@@ -233,29 +277,22 @@ class FieldData(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         symmetries = self.train.pde.symmetries if self.settings.augment else 0
-        self._training = self._loader("train", self.seed, symmetries)
+        self._training = self._loader("train", self.seed, symmetries, strides(self.train.pde, self.settings))
         self._training.sampler.skip = self._skip
         return self._training
 
     def val_dataloader(self) -> DataLoader:
-        return self._loader("val", None, 0)
+        return self._loader("val", None, 0, (1,))
 
     def training_fields(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The training items in natural order, in batches; for fitting statistics."""
         for request in EpochBatches(len(self.fields["train"]), 100):
             yield self.fields["train"][request]
 
-    def _loader(self, split: str, seed: int | None, symmetries: int) -> ResumableLoader:
+    def _loader(self, split: str, seed: int | None, symmetries: int, strides: tuple[int, ...]) -> ResumableLoader:
         fields = self.fields[split]
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        batches = EpochBatches(
-            len(fields),
-            self.settings.batch_size,
-            seed,
-            symmetries,
-            rank,
-            world,
-        )
+        batches = EpochBatches(len(fields), self.settings.batch_size, seed, symmetries, rank, world, strides)
         workers = self.settings.loader_workers if isinstance(fields, StoredFields) else 0
         context = "spawn" if workers else None
         return ResumableLoader(

@@ -17,6 +17,7 @@ With e = prediction - truth u, one number per sample, averaged over the batch:
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -123,6 +124,7 @@ class TrainingLoss:
         if self.settings.frames == "each":
             inputs = inputs.repeat_interleave(truth.shape[1] // channels, 0)
             prediction, truth = (v.unflatten(1, (-1, channels)).flatten(0, 1) for v in (prediction, truth))
+        grid = replace(self.grid, shape=tuple(truth.shape[2:]))  # training batches may be on coarser grids
         error = prediction - truth
         total = torch.zeros(len(error), dtype=error.dtype, device=error.device)
         least = torch.finfo(error.dtype).tiny  # the root has no gradient at zero
@@ -130,6 +132,6 @@ class TrainingLoss:
             if name == "mse":
                 total = total + factor * error.square().flatten(1).mean(1)
                 continue
-            above, below = (RELATIVE[name](v, inputs, self.settings, self.grid) for v in (error, truth))
+            above, below = (RELATIVE[name](v, inputs, self.settings, grid) for v in (error, truth))
             total = total + factor * (above.clamp_min(least) / below).sqrt()
         return total.sum() / max(1, len(total))  # a rank beyond the samples of a short batch has none

@@ -25,6 +25,9 @@ class Data:
         test_fine: How many of the test samples are also kept on finer grids.
         seed: Seed of the random inputs; independent of the training seed.
         batch_size: Samples per optimiser step, over all devices.
+        resolutions: Points per side of the grids that training batches are on, one of them drawn for each batch: the
+            training grid and coarser ones whose points are among its own, which are kept as they are (no filter). Null:
+            the training grid alone. Validation, and what is stored, stay on the training grid.
         augment: Apply the equation's own symmetries (for Darcy the eight of the square) to training samples at random.
         in_memory: Keep the samples in memory, and on the GPU where they fit; "auto" does when they take less than a
             third of what is free.
@@ -37,6 +40,7 @@ class Data:
     test_fine: int = 100
     seed: int = 0
     batch_size: int = 10
+    resolutions: tuple[int, ...] | None = None
     augment: bool = True
     in_memory: bool | Literal["auto"] = "auto"
     loader_workers: int = 2
@@ -44,6 +48,7 @@ class Data:
     def __post_init__(self) -> None:
         _at_least("data", 1, train=self.train, val=self.val, test=self.test, test_fine=self.test_fine)
         _at_least("data", 1, batch_size=self.batch_size)
+        _at_least("data", 4, resolutions=min(self.resolutions or (4,)))
         _at_least("data", 0, seed=self.seed, loader_workers=self.loader_workers)
 
 

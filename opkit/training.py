@@ -28,7 +28,7 @@ from torch import Tensor
 
 from opkit.callbacks import EpochTable, Preemption, TrainingProgress
 from opkit.checkpoints import LAST, DurableCheckpoints, damage, newest
-from opkit.datamodule import FieldData
+from opkit.datamodule import FieldData, strides
 from opkit.errors import ConfigError, Preempted, RunError
 from opkit.evaluation import evaluate_surrogate, fine_problems
 from opkit.files import remove_leftovers, write_text
@@ -101,6 +101,7 @@ def train(
     spans = unrolled(stepping, unroll, pde.times)
     model.check(spec)
     time_step(pde.times)
+    strides(pde, data)
     _check_trainer(trainer)
 
     _quiet()

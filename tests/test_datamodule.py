@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from opkit.datamodule import EpochBatches, FieldData, MemoryFields, MemoryTrajectories, StoredFields, apply_symmetry
+from opkit.datamodule import (
+    EpochBatches,
+    FieldData,
+    MemoryFields,
+    MemoryTrajectories,
+    Request,
+    StoredFields,
+    apply_symmetry,
+)
 from opkit.generate import ensure
 from opkit.pdes import Burgers, Darcy
 from opkit.settings import Data, Stepping
@@ -14,7 +22,7 @@ PDE = Darcy(resolution=9, label_resolution=9, modes=8)
 
 def epoch(batches: EpochBatches, number: int) -> list:
     batches.set_epoch(number)
-    return [indices for indices, _ in batches]
+    return [request.indices for request in batches]
 
 
 def test_an_epoch_visits_every_sample_once():
@@ -40,11 +48,31 @@ def test_ranks_share_every_global_batch():
 
 def test_without_a_seed_the_order_is_natural_and_nothing_moves():
     batches = EpochBatches(5, 2)
-    assert list(batches) == [([0, 1], None), ([2, 3], None), ([4], None)]
+    assert list(batches) == [([0, 1], None, 1), ([2, 3], None, 1), ([4], None, 1)]
 
 
 def test_a_batch_is_never_larger_than_the_data():
-    assert list(EpochBatches(3, 10)) == [([0, 1, 2], None)]
+    assert list(EpochBatches(3, 10)) == [([0, 1, 2], None, 1)]
+
+
+def test_ranks_draw_the_same_grid_for_a_batch_and_all_are_drawn():
+    parts = [list(EpochBatches(80, 4, seed=0, rank=r, world=2, strides=(1, 2, 4))) for r in range(2)]
+    assert [a.stride for a in parts[0]] == [b.stride for b in parts[1]]
+    assert {a.stride for a in parts[0]} == {1, 2, 4}
+    plain = list(EpochBatches(80, 4, seed=0, rank=0, world=2))
+    assert [a.indices for a in parts[0]] == [a.indices for a in plain]
+
+
+def test_a_batch_on_a_coarser_grid_holds_the_points_the_grids_share():
+    """Nodes of 9 and 5 points; symmetries act on the coarser square as they do on the finer one."""
+    a = PDE.sample(2)
+    fields = MemoryFields(a, PDE.solve(a))
+    moves = np.array([[1, 0, 1], [0, 1, 0]], dtype=bool)
+    fine, coarse = fields[Request([0, 1], moves)], fields[Request([0, 1], moves, 2)]
+    shared = PDE.on(5).grid.coordinates
+    assert torch.equal(shared, PDE.grid.coordinates[..., ::2, ::2])
+    for one, other in zip(fine, coarse, strict=True):
+        assert torch.equal(one[..., ::2, ::2], other)
 
 
 def test_symmetries_move_input_and_target_together():
@@ -117,14 +145,14 @@ def test_trajectories_are_learned_step_by_step(kind, tmp_path, monkeypatch):
     fields = module.fields["train"]
     assert len(fields) == 15 and len(module.fields["val"]) == 6
     assert isinstance(fields, MemoryTrajectories if kind == "memory" else StoredFields)
-    inputs, targets = fields[([0, 7, 14, 2], None)]
+    inputs, targets = fields[Request([0, 7, 14, 2])]
     a = pde.sample(5)
     u = pde.solve(a).float()
     nu = a[:, 1:].float()
     for row, (i, step) in enumerate([(0, 0), (2, 1), (4, 2), (0, 2)]):
         torch.testing.assert_close(inputs[row], torch.cat([u[i, step], nu[i]]), rtol=0, atol=1e-6)
         torch.testing.assert_close(targets[row], u[i, step + 1], rtol=0, atol=1e-6)
-    assert [len(part) for part in fields[([], None)]] == [0, 0]
+    assert [len(part) for part in fields[Request([])]] == [0, 0]
 
 
 @pytest.mark.parametrize("kind", ["memory", "disk"])
@@ -139,10 +167,10 @@ def test_windows_of_several_frames(kind, tmp_path, monkeypatch):
     module.setup()
     fields = module.fields["train"]
     assert len(fields) == 6
-    inputs, targets = fields[([1, 4], None)]
+    inputs, targets = fields[Request([1, 4])]
     a = pde.sample(3)
     u, nu = pde.solve(a).float()[:, :, 0], a[:, 1].float()
     for row, (i, start) in enumerate([(0, 1), (2, 0)]):
         torch.testing.assert_close(inputs[row], torch.stack([u[i, start], u[i, start + 1], nu[i]]), rtol=0, atol=1e-6)
         torch.testing.assert_close(targets[row], u[i, start + 2 : start + 4], rtol=0, atol=1e-6)
-    assert [part.shape[1] for part in fields[([], None)]] == [3, 2]
+    assert [part.shape[1] for part in fields[Request([])]] == [3, 2]

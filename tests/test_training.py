@@ -258,3 +258,22 @@ def test_what_compiling_slows_down_is_left_alone(settings, compiles, small_data,
     settings = [s for s in settings if not s.startswith("compile")]
     assert main(["train", *settings, f"run_dir={tmp_path / 'run'}"]) == 0
     assert bool(asked) == compiles == ("compiling" in capsys.readouterr().err)
+
+
+def test_batches_on_several_grids(small_data, tmp_path, monkeypatch, capsys):
+    from opkit.task import SupervisedTask
+
+    original, seen = SupervisedTask.training_step, []
+
+    def note(self, batch, i):
+        seen.append(tuple(batch[0].shape[2:]))
+        return original(self, batch, i)
+
+    settings = [*SMALL, "loss.terms=rel_h1", "data.resolutions=[13,7]"]
+    with monkeypatch.context() as patch:
+        patch.setattr(SupervisedTask, "training_step", note)
+        assert main(["train", *settings, f"run_dir={tmp_path / 'run'}"]) == 0
+    assert set(seen) == {(13, 13), (7, 7)}
+    assert main(["train", *SMALL, f"run_dir={tmp_path / 'other'}", "data.resolutions=[13,8]"]) == 2
+    said = capsys.readouterr().err
+    assert "data.resolutions=[13, 8]" in said and "[4, 5, 7, 13]" in said
