@@ -86,7 +86,8 @@ class SupervisedTask(L.LightningModule):
         model = self._compiled[0] if self._compiled and len(inputs) == self.batch_size else self.model
         calls = self._calls()
         first = max(0, calls - (self.unroll.gradient or calls))
-        parts = roll_out(lambda u: model(u).float(), self._noisy(inputs), self.given, calls, first)
+        precision = torch.promote_types(inputs.dtype, torch.float32)  # the loss is never taken in half precision
+        parts = roll_out(lambda u: model(u).to(precision), self._noisy(inputs), self.given, calls, first)
         first = calls - 1 if self.unroll.loss == "last" else first
         targets = targets[:, first * self.predicted : calls * self.predicted]
         prediction = torch.cat(parts[first:], 1)
@@ -95,7 +96,16 @@ class SupervisedTask(L.LightningModule):
             error = (prediction - targets).flatten(1).norm(dim=1) / targets.flatten(1).norm(dim=1)
             sums = torch.stack([loss * len(inputs), error.sum(), loss.new_tensor(len(inputs))])
         self._train = self._train.to(sums.device) + sums.double()
-        return loss
+        return loss * self._share(len(inputs))
+
+    def _share(self, samples: int) -> Tensor | float:
+        """What makes the mean over ranks of their mean losses the mean over samples of the global batch: ranks may hold
+        unequal parts of it, the last one of an epoch above all."""
+        world = self.trainer.world_size if self._trainer is not None else 1
+        if world == 1:
+            return 1.0
+        total = self.trainer.strategy.reduce(torch.tensor(float(samples), device=self.device), reduce_op="sum")
+        return samples * world / total
 
     def _calls(self) -> int:
         """How far training is unrolled in this epoch."""

@@ -164,6 +164,7 @@ def train(
         raise RunError(f"{best} is damaged: {reason}. Start the run again in another run_dir.")
     state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
     surrogate.model.load_state_dict({name.removeprefix("model."): value for name, value in state.items()})
+    surrogate.model.eval().float()  # training left it in its own mode, and in the trainer's precision
     surrogate.to(loop.strategy.root_device)
     try:
         with preemptible():

@@ -1,6 +1,9 @@
 """Shared fixtures: one thread count, one small trained run for all tests that need one."""
 
 import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
@@ -62,3 +65,33 @@ def small_data(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of the small run's data, as OPKIT_DATA."""
     monkeypatch.setenv("OPKIT_DATA", str(small_run.parent / "data"))
     return small_run.parent / "data"
+
+
+def on_ranks(command: list[str], fault: str = "", world: int = 2, timeout: float = 120) -> list[tuple[int, str]]:
+    """(exit code, stderr) of `opkit train` on each of several ranks, started as torchrun would, gloo between them.
+
+    Args:
+        command: Arguments.
+        fault: Python that runs first in every rank.
+        world: Ranks.
+        timeout: Seconds until all must have ended.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
+    shared |= {"TORCHELASTIC_RUN_ID": "none", "GROUP_RANK": "0", "OMP_NUM_THREADS": "1"}
+    code = f"{fault}\nimport sys; from opkit.cli import main; sys.exit(main(sys.argv[1:]))"
+    more = [f"trainer.devices={world}", "trainer.strategy=ddp"]
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, "train", *command, *more], text=True, stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE, env=os.environ | shared | {"RANK": str(r), "LOCAL_RANK": str(r)},
+        )
+        for r in range(world)
+    ]  # fmt: skip
+    try:
+        return [(p.returncode, err) for p in ranks for err in [p.communicate(timeout=timeout)[1]]]
+    finally:
+        for process in ranks:
+            process.kill()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SMALL_GALERKIN
+from conftest import SMALL_GALERKIN, on_ranks
 
 from opkit.checkpoints import DurableCheckpoints, damage, newest
 from opkit.cli import main
@@ -188,23 +188,8 @@ def test_a_killed_run_resumes(where, whole, small_data, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_signal_to_one_of_two_ranks_stops_both(rank, small_data, tmp_path):
-    """Each rank is started as torchrun would; the signal reaches one of them alone."""
-    command = [*DROPOUT, "trainer.devices=2", "trainer.strategy=ddp"]
-
-    def both(run: Path, *more: str, fault: str = "") -> list[tuple[int, str]]:
-        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29611", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-        shared |= {"TORCHELASTIC_RUN_ID": "none", "GROUP_RANK": "0", "OMP_NUM_THREADS": "1"}
-        ranks = [
-            subprocess.Popen(
-                [sys.executable, "-c", fault + RUN, "train", *command, f"run_dir={run}", *more],
-                env=os.environ | shared | {"RANK": str(r), "LOCAL_RANK": str(r)}, stderr=subprocess.PIPE, text=True,
-                stdout=subprocess.DEVNULL,
-            )
-            for r in range(2)
-        ]  # fmt: skip
-        return [(p.returncode, err) for p in ranks for err in [p.communicate(timeout=120)[1]]]
-
-    assert [code for code, _ in both(tmp_path / "whole")] == [0, 0]
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    assert [code for code, _ in on_ranks([*DROPOUT, f"run_dir={whole}"])] == [0, 0]
     fault = f"""
 import os, signal
 from opkit.task import SupervisedTask as T
@@ -215,10 +200,10 @@ def struck(self, b, i):
     return step(self, b, i)
 T.training_step = struck
 """
-    ended = both(tmp_path / "run", fault=fault)
+    ended = on_ranks([*DROPOUT, f"run_dir={run}"], fault)
     assert [code for code, _ in ended] == [75, 75], ended
-    assert [code for code, _ in both(tmp_path / "run", "--resume")] == [0, 0]
-    assert_same(tmp_path / "run", tmp_path / "whole")
+    assert [code for code, _ in on_ranks([*DROPOUT, f"run_dir={run}", "--resume"])] == [0, 0]
+    assert_same(run, whole)
 
 
 def test_a_slurm_job_out_of_time_is_queued_again_and_continues(whole, small_data, tmp_path):

@@ -277,3 +277,13 @@ def test_batches_on_several_grids(small_data, tmp_path, monkeypatch, capsys):
     assert main(["train", *SMALL, f"run_dir={tmp_path / 'other'}", "data.resolutions=[13,8]"]) == 2
     said = capsys.readouterr().err
     assert "data.resolutions=[13, 8]" in said and "[4, 5, 7, 13]" in said
+
+
+def test_dropout_acts_in_training_and_not_in_the_evaluation_after_it(small_data, tmp_path):
+    run = tmp_path / "run"
+    assert main(["train", *SMALL, "model.mlp_expansion=2", "model.dropout=0.5", f"run_dir={run}"]) == 0
+    before = json.loads((run / "evaluation" / "report.json").read_text())["metrics"]
+    assert main(["evaluate", str(run)]) == 0
+    after = json.loads((run / "evaluation" / "report.json").read_text())["metrics"]
+    for one, other in zip(before, after, strict=True):
+        assert one["value"] == pytest.approx(other["value"], rel=1e-6)

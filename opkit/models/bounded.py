@@ -10,10 +10,10 @@ any grid, and the disc |k| <= K is an ellipse if axes have unequal numbers of mo
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 
 from opkit.models.layers import BoundedPointwise, Pointwise
 from opkit.models.spectral import Spans, filtered, of_modes
@@ -113,10 +113,26 @@ class SpectrumNorm(nn.Module):
         sums = torch.stack([z.sum((1, 2)), z.square().sum((1, 2))])
         count = sums.new_tensor(z.shape[1] * z.shape[2])
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            sums, count = all_reduce(sums), all_reduce(count)
+            sums, count = OverRanks.apply(sums), OverRanks.apply(count)
         mean = sums[0] / count
         variance = (sums[1] / count - mean.square()).sum(0)
         return mean, variance.clamp_min(EPS * EPS).sqrt()
+
+
+class OverRanks(torch.autograd.Function):
+    """The sum over all processes, which all of them get: so must each get all of their gradients."""
+
+    @staticmethod
+    def forward(_: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        total = gradient.clone()
+        torch.distributed.all_reduce(total)
+        return total
 
 
 EPS = 1e-6

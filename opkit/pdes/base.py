@@ -8,7 +8,7 @@ import dataclasses
 import json
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args, get_origin
 
 import numpy as np
 import torch
@@ -54,6 +54,12 @@ class PDE(ABC):
 
     resolution: int
     label_resolution: int
+
+    def __post_init__(self) -> None:
+        for parameter in dataclasses.fields(self):  # type: ignore[arg-type]
+            known, value = get_args(parameter.type), getattr(self, parameter.name)
+            if get_origin(parameter.type) is Literal and value not in known:
+                raise ValueError(f"{parameter.name} is one of {', '.join(known)}, got {value!r}.")
 
     @property
     @abstractmethod
@@ -258,6 +264,7 @@ class Evolution(PDE):
     """
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         given: Any = self.times
         try:
             times = torch.as_tensor(given, dtype=torch.float64).clone()

@@ -7,10 +7,9 @@ A source or boundary values drawn at random are input channels too, (a, f) or (a
 stays a function of the inputs. Discretisation and solvers are those of `opkit.pdes.elliptic`.
 """
 
-import dataclasses
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args, get_origin
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -95,10 +94,7 @@ class Darcy(PDE):
     solver: Solver = "auto"
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            known = get_args(field.type)
-            if get_origin(field.type) is Literal and getattr(self, field.name) not in known:
-                raise ValueError(f"{field.name} is one of {', '.join(known)}, got {getattr(self, field.name)!r}.")
+        super().__post_init__()
         if self.resolution < 5:
             raise ValueError(f"resolution must be at least 5 points per side, got {self.resolution}.")
         if self.label_resolution < 1:
