@@ -9,9 +9,10 @@ from types import FrameType
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Checkpoint
 
-from opkit.errors import Preempted
+from opkit.errors import Diverged, Preempted
 from opkit.progress import progress
 from opkit.signals import SIGNALS
 
@@ -92,10 +93,33 @@ class TrainingProgress(L.Callback):
             self.display.__exit__(None, None, None)
 
 
+class Failure(L.Callback):
+    """Keeps the state of a run that diverged or ran out of memory, to be looked at.
+
+    Args:
+        path: Where to. A run does not resume from it.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        # Ranks diverge together, but memory may be short on one of them, and saving takes all.
+        if isinstance(exception, Diverged) or (is_out_of_memory(exception) and trainer.world_size == 1):
+            trainer.save_checkpoint(self.path)
+
+
+def is_out_of_memory(problem: BaseException) -> bool:
+    """Whether memory was short, on a GPU or on the host."""
+    if isinstance(problem, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(problem, RuntimeError) and "allocate memory" in str(problem)
+
+
 class Preemption(Checkpoint):
     """On SIGTERM or SIGUSR1: finish the optimiser step, save, stop.
 
-    The handler sets a flag and nothing else. After every step all ranks agree on it, so that a signal which reached one
+    The handler sets a flag and nothing else. After a step all ranks agree on it, so that a signal which reached one
     of them stops all at the same step, and none waits for another that is gone. Lightning's own handlers, which
     broadcast from inside the handler, are set aside while training runs. As a `Checkpoint` it has its turn after all
     other callbacks: an epoch's row is written, and its best weights are, before it stops.
@@ -122,7 +146,9 @@ class Preemption(Checkpoint):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if not trainer.is_last_batch and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+        # Several GPUs would wait for each other's answer every time.
+        asks = trainer.world_size == 1 or trainer.strategy.root_device.type == "cpu" or batch_idx % 10 == 9
+        if asks and not trainer.is_last_batch and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
             self._stop_if_asked(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -135,7 +161,8 @@ class Preemption(Checkpoint):
         self._restore()
 
     def _stop_if_asked(self, trainer: L.Trainer) -> None:
-        if not trainer.strategy.reduce_boolean_decision(self.received is not None, all=False):
+        asked = self.received is not None
+        if not (asked if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(asked, all=False)):
             return
         trainer.save_checkpoint(self.path)
         self._restore()

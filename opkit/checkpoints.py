@@ -19,6 +19,7 @@ from opkit.files import whole_file
 
 LAST = "last.ckpt"
 PREVIOUS = "last.previous.ckpt"
+FAILED = "failed.ckpt"
 
 
 class DurableCheckpoints(TorchCheckpointIO):

@@ -9,6 +9,7 @@ number of devices or loader processes.
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -283,6 +284,12 @@ class FieldData(L.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader:
         return self._loader("val", None, 0, (1,))
+
+    def batch(self, epoch: int, index: int) -> Request:
+        """What training asks for as the `index`-th batch of an epoch, over all ranks."""
+        batches = EpochBatches(len(self.fields["train"]), self.settings.batch_size, self.seed)
+        batches.set_epoch(epoch)
+        return next(islice(batches, index, None))
 
     def training_fields(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The training items in natural order, in batches; for fitting statistics."""

@@ -29,6 +29,16 @@ class GateError(OpkitError):
     exit_code = 3
 
 
+class Diverged(OpkitError):
+    """Training met a number that is not finite."""
+
+
+class OutOfMemory(OpkitError):
+    """Training needs more memory than there is."""
+
+    exit_code = 12
+
+
 class SolverError(OpkitError, ArithmeticError):
     """A solver did not reach an answer it can stand behind."""
 

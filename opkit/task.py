@@ -11,9 +11,10 @@ import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from opkit import metrics
-from opkit.errors import OpkitError
+from opkit.errors import Diverged
 from opkit.fields import SPLIT_STRIDE, seed_key
 from opkit.grid import Spec
 from opkit.losses import TrainingLoss
@@ -32,8 +33,8 @@ class SupervisedTask(L.LightningModule):
         model: The map in physical units.
         spec: Its channels and grid.
         optim: Optimiser and schedule.
-        batch_size: Samples per step on this device; only steps of this size use the compiled model, so that a
-            shorter last batch does not compile a second one.
+        batch_size: Samples per step over all devices; only steps of this size use the compiled model, so that a shorter
+            last batch does not compile a second one.
         compile: Whether training steps run through torch.compile.
         seed: Seed of what a training step draws at random: dropout, noise.
         stepping: Frames it takes and gives, for an evolution equation.
@@ -61,9 +62,11 @@ class SupervisedTask(L.LightningModule):
         self.given = stepping.history * self.channels
         self.compile_model = compile
         self._compiled: tuple[Any, ...] = ()
+        self._part = batch_size
         self.seed = seed
         self._val: list[Tensor] = []
         self._train = torch.zeros(3, dtype=torch.float64)  # of the epoch so far: losses, errors, samples
+        self._failed = torch.tensor(-1)  # the epoch's first batch whose loss was not finite
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.model(inputs)
@@ -71,23 +74,31 @@ class SupervisedTask(L.LightningModule):
     def on_fit_start(self) -> None:
         # Not earlier: a moving average of the weights begins with a copy of the task. In a tuple, so that the wrapper
         # is not registered as a second copy of the model's parameters.
+        self._part = len(range(self.global_rank, self.batch_size, self.trainer.world_size))
         self._compiled = (torch.compile(self.model, dynamic=False),) if self.compile_model else ()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """All that a step draws at random is a function of (seed, step, rank), so that a resumed run draws the same."""
         if batch_idx == 0:
             self._train = torch.zeros_like(self._train)
+            self._failed = torch.tensor(-1)
         step = self.trainer.fit_loop.total_batch_idx
         key = seed_key("training step", self.seed, self.global_rank * SPLIT_STRIDE + step)
         torch.manual_seed(int(key.generate_state(1, np.uint64)[0]))
 
-    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         inputs, targets = batch
-        model = self._compiled[0] if self._compiled and len(inputs) == self.batch_size else self.model
+        model = self._compiled[0] if self._compiled and len(inputs) == self._part else self.model
         calls = self._calls()
         first = max(0, calls - (self.unroll.gradient or calls))
         precision = torch.promote_types(inputs.dtype, torch.float32)  # the loss is never taken in half precision
-        parts = roll_out(lambda u: model(u).to(precision), self._noisy(inputs), self.given, calls, first)
+
+        def step(u: Tensor) -> Tensor:
+            if self.unroll.checkpointing and torch.is_grad_enabled():
+                return checkpoint(model, u, use_reentrant=False).to(precision)
+            return model(u).to(precision)
+
+        parts = roll_out(step, self._noisy(inputs), self.given, calls, first)
         first = calls - 1 if self.unroll.loss == "last" else first
         targets = targets[:, first * self.predicted : calls * self.predicted]
         prediction = torch.cat(parts[first:], 1)
@@ -96,16 +107,24 @@ class SupervisedTask(L.LightningModule):
             error = (prediction - targets).flatten(1).norm(dim=1) / targets.flatten(1).norm(dim=1)
             sums = torch.stack([loss * len(inputs), error.sum(), loss.new_tensor(len(inputs))])
         self._train = self._train.to(sums.device) + sums.double()
-        return loss * self._share(len(inputs))
+        return loss if self._trainer is None else loss * self._agreed(loss.detach(), len(inputs), batch_idx)
 
-    def _share(self, samples: int) -> Tensor | float:
+    def _agreed(self, loss: Tensor, samples: int, batch_idx: int) -> Tensor:
         """What makes the mean over ranks of their mean losses the mean over samples of the global batch: ranks may hold
-        unequal parts of it, the last one of an epoch above all."""
-        world = self.trainer.world_size if self._trainer is not None else 1
-        if world == 1:
-            return 1.0
-        total = self.trainer.strategy.reduce(torch.tensor(float(samples), device=self.device), reduce_op="sum")
-        return samples * world / total
+        unequal parts of it, the last one of an epoch above all.
+
+        Raises:
+            Diverged: On all ranks together, where the loss of one of them is not finite. On a GPU, which would have to
+                wait for the answer, every tenth step alone.
+        """
+        own = torch.stack([loss.new_tensor(samples), (~torch.isfinite(loss)).to(loss.dtype)])
+        if self.trainer.world_size > 1:
+            torch.distributed.all_reduce(own)  # Lightning's own would wait at a barrier
+        total, failed = own
+        self._failed = torch.where((failed > 0) & (self._failed.to(loss.device) < 0), batch_idx, self._failed)
+        if (loss.device.type == "cpu" or batch_idx % 10 == 9) and (first := int(self._failed)) >= 0:
+            raise self._diverged("loss", loss, first)
+        return samples * self.trainer.world_size / total
 
     def _calls(self) -> int:
         """How far training is unrolled in this epoch."""
@@ -140,10 +159,17 @@ class SupervisedTask(L.LightningModule):
         total = self.trainer.strategy.reduce(sums.clone(), reduce_op="sum")
         return (total[:-1] / total[-1]).float()
 
-    def _diverged(self, what: str, value: Tensor) -> OpkitError:
-        return OpkitError(
-            f"Training diverged in epoch {self.current_epoch + 1}: the {what} is {value.item()}. "
-            f"Lower optim.lr (now {self.optim.lr}) or set optim.grad_clip=1."
+    def _diverged(self, what: str, value: Tensor, batch_idx: int | None = None) -> Diverged:
+        where = ""
+        if batch_idx is not None:
+            samples = self.trainer.datamodule.batch(self.current_epoch, batch_idx).indices  # type: ignore[attr-defined]
+            shown = ", ".join(map(str, samples[:8])) + (", ..." if len(samples) > 8 else "")
+            where = f", batch {batch_idx + 1} (training items {shown})"
+        low = self.trainer.precision in ("16-true", "16-mixed", "bf16-true", "bf16-mixed")
+        return Diverged(
+            f"Training diverged in epoch {self.current_epoch + 1}{where}: the {what} is {value.item()}. "
+            f"Lower optim.lr (now {self.optim.lr}) or set optim.grad_clip=1"
+            f"{f' or trainer.precision=32-true (now {self.trainer.precision})' if low else ''}, in another run_dir."
         )
 
     def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
@@ -159,10 +185,18 @@ class SupervisedTask(L.LightningModule):
             raise self._diverged("validation error", error)
         self.log("val/rel_l2", error)
 
+    def rate(self) -> float:
+        """The peak rate, for the global batch."""
+        power = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}[self.optim.scaling]
+        batch = self.batch_size * self.trainer.accumulate_grad_batches
+        return self.optim.lr * (batch / (self.optim.reference_batch or batch)) ** power
+
     def configure_optimizers(self) -> Any:
         optim = self.optim
-        kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[optim.name]
-        optimizer = kind(decay_groups(self, optim.weight_decay), lr=optim.lr)
+        rate = self.rate()
+        kind = {k.lower(): v for k, v in vars(torch.optim).items() if isinstance(v, type)}[optim.name]
+        more = {"momentum": optim.momentum} if optim.momentum else {}
+        optimizer = kind(decay_groups(self, optim.weight_decay), lr=rate, **more)
         if optim.schedule == "step":
             steps = torch.optim.lr_scheduler.StepLR(optimizer, optim.decay_epochs, optim.decay)
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": steps, "interval": "epoch"}}
@@ -170,13 +204,14 @@ class SupervisedTask(L.LightningModule):
         schedule: torch.optim.lr_scheduler.LRScheduler
         if optim.schedule == "cosine":
             rising = max(1, round(optim.warmup * total))
-            last = optim.lr / optim.div_factor / optim.final_div_factor
+            last = rate / optim.div_factor / optim.final_div_factor
             up = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / optim.div_factor, total_iters=rising)
             down = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, total - rising), eta_min=last)
             schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [up, down], [rising])
         else:
             schedule = torch.optim.lr_scheduler.OneCycleLR(
-                optimizer, optim.lr, total_steps=total, pct_start=optim.warmup, div_factor=optim.div_factor,
+                optimizer, rate, total_steps=total, pct_start=optim.warmup, div_factor=optim.div_factor,
                 final_div_factor=optim.final_div_factor,
+                cycle_momentum=bool({"betas", "momentum"} & optimizer.defaults.keys()) and optim.name != "rmsprop",
             )  # fmt: skip
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -26,10 +26,10 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
-from opkit.callbacks import EpochTable, Preemption, TrainingProgress
-from opkit.checkpoints import LAST, DurableCheckpoints, damage, newest
+from opkit.callbacks import EpochTable, Failure, Preemption, TrainingProgress, is_out_of_memory
+from opkit.checkpoints import FAILED, LAST, DurableCheckpoints, damage, newest
 from opkit.datamodule import FieldData, strides
-from opkit.errors import ConfigError, Preempted, RunError
+from opkit.errors import ConfigError, OutOfMemory, Preempted, RunError
 from opkit.evaluation import evaluate_surrogate, fine_problems
 from opkit.files import remove_leftovers, write_text
 from opkit.generate import available_cores, ensure
@@ -113,6 +113,7 @@ def train(
         **trainer, gradient_clip_val=optim.grad_clip, default_root_dir=run_dir, logger=False,
         callbacks=[
             checkpoints, EpochTable(run_dir / "metrics.csv"), TrainingProgress(f"train {run_dir.name}"), preemption,
+            Failure(run_dir / "checkpoints" / FAILED),
             *([] if optim.ema is None else [EMAWeightAveraging(decay=optim.ema, use_buffers=False)]),
         ],
         plugins=[DurableCheckpoints(), *_cluster()], enable_progress_bar=False, enable_model_summary=False,
@@ -136,7 +137,7 @@ def train(
     steps = loop.max_epochs * len(fields.train_dataloader()) if loop.max_epochs else 0
     pays = surrogate.model.operator.compile_pays or loop.strategy.root_device.type != "cpu"
     compiled = _can_compile(compile, steps if pays else 0)
-    batch = min(data.batch_size, len(fields.fields["train"])) // loop.world_size
+    batch = min(data.batch_size, len(fields.fields["train"]))
     task = SupervisedTask(surrogate.model, spec, optim, batch, compiled, seed, stepping, unroll, loss)
     print(
         f"{model.name} on {pde.equation}: {count_parameters(surrogate.model):,} parameters, {data.train} samples "
@@ -203,12 +204,37 @@ def _fit(
     try:
         task.model.train()
         loop.fit(task, datamodule=fields, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
-    except torch.OutOfMemoryError as problem:
-        raise ConfigError(
-            f"Out of GPU memory at data.batch_size={fields.settings.batch_size}. Lower it. ({problem})"
-        ) from None
     except SystemExit:  # Lightning's answer to Ctrl-C, and to what is derived from it
         raise preemption.stopped or KeyboardInterrupt from None
+    except Exception as problem:
+        if preemption.stopped:  # and another rank left first
+            raise preemption.stopped from None
+        if is_out_of_memory(problem):
+            raise _out_of_memory(problem, loop, fields.settings) from None
+        lost = isinstance(problem, torch.distributed.DistError) or "gloo" in str(problem)
+        if loop.world_size > 1 and lost:
+            reason = str(problem).splitlines()[0]
+            raise RunError(
+                f"rank {loop.global_rank} of {loop.world_size} lost another process of this run, whose own message, if "
+                f"it had time for one, says why ({reason}). Add --resume to continue from the last checkpoint."
+            ) from None
+        raise
+
+
+def _out_of_memory(problem: BaseException, loop: L.Trainer, data: Data) -> OutOfMemory:
+    parts = loop.accumulate_grad_batches
+    advice = "Make the model or the grid smaller"
+    if data.batch_size > loop.world_size:
+        fewer = max(loop.world_size, data.batch_size // 2)
+        advice = (
+            f"Set data.batch_size={fewer} trainer.accumulate_grad_batches={2 * parts}, which is nearly the same run"
+        )
+    saved = f" Its state is in {FAILED}, beside the checkpoints." if loop.world_size == 1 else ""
+    reason = str(problem).splitlines()[0]
+    return OutOfMemory(
+        f"Out of memory at data.batch_size={data.batch_size} ({reason}).{saved} {advice}; for long unrolls set "
+        "unroll.checkpointing=true. `--check` estimates what a run needs. If another program took the memory: --resume."
+    )
 
 
 def _cluster() -> list[SLURMEnvironment]:

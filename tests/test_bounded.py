@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from opkit.models.bounded import EPS, BoundedFilter, SpectrumNorm
+from opkit.models.bounded import EPS, SPEED, BoundedFilter, SpectrumNorm
 from opkit.models.layers import BoundedPointwise, Pointwise
 
 
@@ -45,7 +45,9 @@ def test_the_filter_is_the_formula(spectral):
     for k in range(-3, 3):
         for m in range(4):
             if k * k + m * m <= 9:
-                factor = torch.sigmoid(layer.magnitude[k + 3, m]) * torch.exp(1j * layer.phase[k + 3, m])
+                factor = torch.sigmoid(SPEED * layer.magnitude[k + 3, m]) * torch.exp(
+                    1j * SPEED * layer.phase[k + 3, m]
+                )
                 out[:, :, k % n, m] = (1 if m == 0 else 2) * factor[None] * spectrum[:, :, k % n, m]
     wanted = torch.einsum("oc,bcxy->boxy", layer.mix.weight, torch.fft.ifft2(out).real)
     torch.testing.assert_close(layer(u, (n, n), spectral), wanted, rtol=0, atol=1e-11)
@@ -66,7 +68,9 @@ def test_the_dynamic_filter_is_the_formula():
     z = torch.einsum("bik,io->bok", z, c(gate.inner)) + c(gate.inner_bias)[:, None]
     z = torch.polar(nn.functional.gelu(z.abs() + gate.offset.detach()), z.angle())
     z = torch.einsum("bik,io->bok", z, c(gate.outer)) + c(gate.outer_bias)[:, None]
-    factor = torch.polar(torch.sigmoid(z.abs() + layer.magnitude.detach().T), z.angle() + layer.phase.detach().T)
+    factor = torch.polar(
+        torch.sigmoid(z.abs() + SPEED * layer.magnitude.detach().T), z.angle() + SPEED * layer.phase.detach().T
+    )
     out = torch.fft.irfft(nn.functional.pad(spectrum * factor, (0, n // 2 + 1 - 4)), n=n, norm="forward")
     wanted = torch.einsum("oc,bcx->box", layer.mix.weight.detach(), out)
     torch.testing.assert_close(layer(u, (n,), "fft").detach(), wanted, rtol=0, atol=1e-6)

@@ -117,6 +117,91 @@ def test_a_diverging_run_stops_with_advice(small_data, tmp_path, capsys):
     assert "Lower optim.lr" in message
 
 
+def test_the_batch_that_has_no_loss_is_named_and_the_state_before_it_saved(small_data, tmp_path, monkeypatch, capsys):
+    """Sample 7 is spoilt in memory; where it comes in the second epoch is known from the order of samples alone."""
+    from opkit.datamodule import EpochBatches, FieldData
+
+    original = FieldData.train_dataloader
+
+    def spoilt(self):
+        self.fields["train"].inputs[7] = float("nan")
+        return original(self)
+
+    order = EpochBatches(24, 4, seed=0)
+    order.set_epoch(0)
+    batch, items = next((i, r.indices) for i, r in enumerate(order) if 7 in r.indices)
+    run = tmp_path / "run"
+    monkeypatch.setattr(FieldData, "train_dataloader", spoilt)
+    assert main(["train", *SMALL, f"run_dir={run}"]) == 2
+    message = capsys.readouterr().err
+    assert f"epoch 1, batch {batch + 1} (training items {', '.join(map(str, items))})" in message
+    failed = torch.load(run / "checkpoints" / "failed.ckpt", weights_only=True)
+    assert failed["global_step"] == batch
+    assert all(v.isfinite().all() for v in failed["state_dict"].values())
+    assert not (run / "surrogate").exists()
+
+
+def test_out_of_memory_ends_with_12_and_advice_and_the_run_can_be_resumed(small_data, tmp_path, monkeypatch, capsys):
+    from opkit.task import SupervisedTask
+
+    original = SupervisedTask.training_step
+
+    def short(self, batch, i):
+        if self.trainer.global_step == 8:
+            raise torch.OutOfMemoryError("tried to allocate 20.00 GiB")
+        return original(self, batch, i)
+
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    with monkeypatch.context() as patch:
+        patch.setattr(SupervisedTask, "training_step", short)
+        assert main(["train", *SMALL, f"run_dir={run}"]) == 12
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert "data.batch_size=4 (tried to allocate 20.00 GiB)" in message
+    assert "data.batch_size=2 trainer.accumulate_grad_batches=2" in message
+    assert torch.load(run / "checkpoints" / "failed.ckpt", weights_only=True)["global_step"] == 8
+    assert main(["train", *SMALL, f"run_dir={run}", "--resume"]) == 0
+    assert main(["train", *SMALL, f"run_dir={whole}"]) == 0
+    assert all(torch.equal(v, weights(whole)[name]) for name, v in weights(run).items())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["optim.name=sgd", "optim.momentum=0.9"], ["optim.name=rmsprop", "optim.momentum=0.9"], ["optim.name=adagrad"],
+        ["optim.name=adafactor"], ["optim.name=nadam", "optim.schedule=cosine"], ["optim.name=radam"],
+        ["optim.name=adamax", "optim.schedule=step"],
+    ],
+    ids=lambda s: s[0],
+)  # fmt: skip
+def test_other_optimisers_take_a_step_of_theirs(settings, small_data, tmp_path, monkeypatch):
+    """The run's optimiser is PyTorch's of that name, and it learns."""
+    from opkit.task import SupervisedTask
+
+    original, made = SupervisedTask.configure_optimizers, []
+
+    def note(self):
+        found = original(self)
+        made.append(found["optimizer"])
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SupervisedTask, "configure_optimizers", note)
+        assert main(["train", *SMALL, *settings, f"run_dir={tmp_path / 'run'}"]) == 0
+    assert type(made[0]).__name__.lower() == settings[0].partition("=")[2]
+    assert made[0].defaults.get("momentum", 0) == (0.9 if len(settings) > 1 and "momentum" in settings[1] else 0)
+    first, last = (float(r["train/rel_l2"]) for r in rows(tmp_path / "run"))
+    assert last < first
+
+
+@pytest.mark.parametrize(("scaling", "factor"), [("linear", 8 / 2), ("sqrt", math.sqrt(8 / 2))])
+def test_the_rate_follows_the_global_batch_where_asked(scaling, factor, small_data, tmp_path):
+    """Four samples twice accumulated are eight."""
+    settings = [f"optim.scaling={scaling}", "optim.reference_batch=2", "optim.lr=1e-4", "optim.schedule=step"]
+    run = tmp_path / "run"
+    assert main(["train", *SMALL, *settings, "trainer.accumulate_grad_batches=2", f"run_dir={run}"]) == 0
+    assert float(rows(run)[0]["lr"]) == pytest.approx(1e-4 * factor, rel=1e-5)
+
+
 def test_evaluate_rewrites_its_folder_alone(small_run, small_data, tmp_path, capsys):
     import shutil
 
@@ -175,7 +260,10 @@ def test_step_schedule_with_adam(small_data, tmp_path):
     assert state["param_groups"][0].get("decoupled_weight_decay", False) is False
 
 
-@pytest.mark.parametrize("bad", ["decay=0", "decay=1.5", "decay_epochs=0", "name=sgd", "schedule=sine", "ema=1"])
+@pytest.mark.parametrize(
+    "bad",
+    ["decay=0", "decay=1.5", "decay_epochs=0", "name=lion", "schedule=sine", "ema=1", "momentum=0.9", "scaling=sqrt"],
+)
 def test_schedules_that_make_no_sense_are_refused(bad, small_data, tmp_path, capsys):
     assert main(["train", *SMALL, f"optim.{bad}", f"run_dir={tmp_path / 'run'}"]) == 2
     assert f"optim.{bad.split('=')[0]}" in capsys.readouterr().err

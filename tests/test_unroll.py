@@ -83,6 +83,29 @@ def test_gradients_pass_through_the_last_calls_alone(unroll, frames, slope):
     assert gradient == pytest.approx(slope(s), rel=1e-5)
 
 
+def test_checkpointing_keeps_less_and_changes_nothing():
+    """Loss and gradient are the same; of six calls, only their inputs are kept for the backward pass."""
+
+    def trained(checkpointing: bool) -> tuple[float, float, int]:
+        kept = 0
+
+        def note(v: Tensor) -> Tensor:
+            nonlocal kept
+            kept += 1
+            return v
+
+        made = task(Unroll(steps=6, checkpointing=checkpointing))
+        inputs = torch.tensor([1.0, NU])[None, :, None].expand(1, 2, 8)
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda v: v):
+            loss = made.training_step((inputs, torch.ones(1, 6, 8)), 0)
+        loss.backward()
+        return loss.item(), made.model.operator.w.grad.item(), kept
+
+    (loss, gradient, many), (same, equal, few) = trained(False), trained(True)
+    assert (loss, gradient) == pytest.approx((same, equal), rel=1e-6)
+    assert few < many - 6
+
+
 def test_a_bundle_and_a_history_go_round_as_they_should():
     """w[1] = 2 w[0] - w[-1], w[2] = 3 w[0] - 2 w[-1]: a straight line continues."""
 

@@ -18,6 +18,10 @@ from torch import Tensor, nn
 from opkit.models.layers import BoundedPointwise, Pointwise
 from opkit.models.spectral import Spans, filtered, of_modes
 
+SPEED = 10.0
+"""m and p are this many times what is stored, so that the optimiser's steps on them are as many times longer: with the
+steps of other weights they move too little to be learned."""
+
 
 class BoundedFilter(nn.Module):
     """Multiply modes inside the unit circle, then mix channels; maps `(b, c, *x)` to the same.
@@ -35,8 +39,8 @@ class BoundedFilter(nn.Module):
         super().__init__()
         self.n_modes = tuple(n_modes)
         kept = (*self.n_modes[:-1], self.n_modes[-1] // 2 + 1)
-        self.magnitude = nn.Parameter(torch.randn(*kept, channels))
-        self.phase = nn.Parameter(torch.randn(*kept, channels))
+        self.magnitude = nn.Parameter(torch.randn(*kept, channels) / SPEED)
+        self.phase = nn.Parameter(torch.randn(*kept, channels) / SPEED)
         self.gate = Gate(channels, self.n_modes) if dynamic else None
         self.mix = (BoundedPointwise if bounded else Pointwise)(channels, channels, bias)
 
@@ -45,7 +49,9 @@ class BoundedFilter(nn.Module):
         return self.mix(filtered(u, self._filter, self.n_modes, period, spectral, walls))
 
     def _filter(self, z: Tensor, spans: Spans) -> Tensor:
-        magnitude, phase = (of_modes(v, self.n_modes, spans).movedim(-1, 0) for v in (self.magnitude, self.phase))
+        magnitude, phase = (
+            of_modes(v, self.n_modes, spans).movedim(-1, 0) * SPEED for v in (self.magnitude, self.phase)
+        )
         if self.gate is not None:
             modulus, angle = self.gate(z, spans)
             magnitude, phase = magnitude + modulus, phase + angle
@@ -129,7 +135,7 @@ class OverRanks(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(_: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(_: Any, gradient: Tensor) -> Tensor:
         total = gradient.clone()
         torch.distributed.all_reduce(total)
         return total

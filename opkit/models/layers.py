@@ -39,8 +39,13 @@ class BoundedPointwise(Pointwise):
     """The same with a matrix that lengthens no vector: divided by its largest singular value where that is above one.
 
     Miyato et al. 2018 (arXiv 1802.05957), who divide always; McCabe et al. 2023 (arXiv 2306.10619) where needed. The
-    singular value is computed, not estimated by a power iteration, so that it has no state.
+    singular value is computed, not estimated by a power iteration, so that it has no state. At first no singular value
+    is below one either, else signals die away through bounded layers.
     """
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        nn.init.orthogonal_(self.weight)
 
     def matrix(self) -> Tensor:
         return self.weight / torch.linalg.matrix_norm(self.weight, 2).clamp_min(1)
