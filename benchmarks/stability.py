@@ -43,7 +43,7 @@ STABLE = ["model.skip=none", "model.mlp_expansion=2", "model.mlp_skip=identity"]
 FILTERS = [*STABLE, "model.spectral_norm=true", "model.width=48", "optim.lr=1e-2"]
 """One number per channel and mode is little: these networks are wider, and still have fewer parameters; and they learn
 better at a higher rate."""
-TRAINING = ["trainer.max_epochs=40", "trainer.accelerator=cpu", "optim.lr=3e-3", "compile=false"]
+TRAINING = ["trainer.max_epochs=20", "trainer.accelerator=cpu", "optim.lr=3e-3", "compile=false"]
 VARIANTS: dict[str, list[str]] = {
     "one_step": [],
     "residual": ["stepping.target=residual"],
@@ -64,7 +64,8 @@ VARIANTS: dict[str, list[str]] = {
 def train(variant: str, seed: int, run: Path) -> float:
     """The run's seconds of training."""
     if not (run / "evaluation" / "report.json").exists():
-        code = command(["train", *PROBLEM, *NETWORK, *TRAINING, *VARIANTS[variant], f"seed={seed}", f"run_dir={run}"])
+        own = [*VARIANTS[variant], f"seed={seed}", f"run_dir={run}", *(["--resume"] if run.exists() else [])]
+        code = command(["train", *PROBLEM, *NETWORK, *TRAINING, *own])
         if code:
             raise SystemExit(f"{run}: opkit train ended with {code}")
     with open(run / "metrics.csv", newline="") as file:

@@ -2,6 +2,7 @@
 
 import csv
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -11,19 +12,34 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.loggers import Logger
 
 from opkit.errors import Diverged, Preempted
 from opkit.progress import progress
 from opkit.signals import SIGNALS
 
+LOG_EVERY = 50
+"""Steps from one loss sent to the loggers to the next: each makes a GPU wait."""
+
 
 class EpochTable(L.Callback):
-    """metrics.csv: one row per epoch, appended as it ends; a resumed run drops the rows it trains again."""
+    """metrics.csv: one row per epoch, appended as it ends; a resumed run drops the rows it trains again.
 
-    columns = ("epoch", "step", "lr", "train/loss", "train/rel_l2", "val/rel_l2", "seconds")
+    Args:
+        path: The file.
+
+    Attributes:
+        loggers: Also get every row, and the loss now and then. One that fails is told of and left out from then on.
+    """
+
+    columns = (
+        "epoch", "step", "lr", "train/loss", "train/rel_l2", "train/grad_norm", "val/rel_l2", "val/low", "val/mid",
+        "val/high", "samples_per_second", "seconds",
+    )  # fmt: skip
 
     def __init__(self, path: Path):
-        self.path, self.began, self.rate = path, 0.0, 0.0
+        self.path, self.began, self.rate, self.validating, self.samples = path, 0.0, 0.0, 0.0, 0
+        self.loggers: list[Logger] = []
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.is_global_zero:
@@ -35,18 +51,42 @@ class EpochTable(L.Callback):
         self._write(rows, "w")
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.began = time.monotonic()
+        self.began, self.validating, self.samples = time.monotonic(), 0.0, 0
 
-    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, *_: Any) -> None:
         self.rate = trainer.optimizers[0].param_groups[0]["lr"]  # by the epoch's end the schedule has moved on
+        self.samples += len(batch[0]) * trainer.world_size
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.loggers and trainer.global_step % LOG_EVERY == 0:
+            self._log({"train/loss_step": float(outputs["loss"]), "lr": self.rate}, trainer.global_step)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.validating -= time.monotonic()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.validating += time.monotonic()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
         values = {name: float(v) for name, v in trainer.callback_metrics.items() if name in self.columns}
+        seconds = time.monotonic() - self.began
+        values["samples_per_second"] = self.samples / max(1e-9, seconds - self.validating)
+        self._log(values | {"epoch": trainer.current_epoch, "lr": self.rate}, trainer.global_step)
         row = {"epoch": trainer.current_epoch, "step": trainer.global_step, "lr": f"{self.rate:.6g}"}
         row |= {name: f"{value:.6g}" for name, value in values.items()}
-        self._write([row | {"seconds": f"{time.monotonic() - self.began:.2f}"}], "a")
+        self._write([row | {"seconds": f"{seconds:.2f}"}], "a")
+
+    def _log(self, values: dict[str, float], step: int) -> None:
+        for logger in list(self.loggers):
+            try:
+                logger.log_metrics(values, step)
+            except Exception as problem:
+                print(f"{type(logger).__name__} failed and is left out from here on ({problem})", file=sys.stderr)
+                self.loggers.remove(logger)
 
     def _write(self, rows: list[dict[str, Any]], mode: str) -> None:
         with open(self.path, mode, newline="", encoding="utf-8") as file:

@@ -156,6 +156,26 @@ def wall_energy(values: Float[Tensor, "n c *x"], grid: Grid) -> Float[Tensor, " 
     return norm(values, weights) ** 2
 
 
+BANDS = {"low": (0.0, 4.0), "mid": (4.0, 12.0), "high": (12.0, math.inf)}
+"""Wavenumbers |k| above the first and up to the second number, zero being low; limits as in PDEBench
+(arXiv 2210.07182)."""
+
+
+def band_errors(
+    prediction: Float[Tensor, "n c *x"], truth: Float[Tensor, "n c *x"], grid: Grid
+) -> Float[Tensor, "3 n"]:
+    """Parts of the relative L2 error that lie in the `BANDS` of wavenumbers: ||P e|| / ||u||. Their squares sum to that
+    of `rel_l2`, less the part on the walls. Wavenumbers are those of `wave_numbers`."""
+    k = torch.sqrt((wave_numbers(grid) ** 2).sum(0)).flatten()
+    energy = mode_energy(_error(prediction, truth), grid).flatten(1)
+    scale = norm(truth, grid.weights)
+    bands = []
+    for low, high in BANDS.values():
+        inside = ((k > low) & (k <= high)) | ((k == 0) & (low == 0))
+        bands.append(_ratio((energy * inside.to(energy)).sum(1).sqrt(), scale))
+    return torch.stack(bands)
+
+
 def shell_spectrum(energy: Float[Tensor, "n *k"], grid: Grid) -> Float[Tensor, "n s"]:
     """Sum of mode energies over shells s <= |k| < s + 1, s = 1, 2, ..., up to the largest one-axis wavenumber."""
     k = wave_numbers(grid)

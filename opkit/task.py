@@ -64,8 +64,9 @@ class SupervisedTask(L.LightningModule):
         self._compiled: tuple[Any, ...] = ()
         self._part = batch_size
         self.seed = seed
-        self._val: list[Tensor] = []
-        self._train = torch.zeros(3, dtype=torch.float64)  # of the epoch so far: losses, errors, samples
+        self._val: list[Tensor] = []  # relative errors of samples, whole and by band, (4, n)
+        self._train = torch.zeros(5, dtype=torch.float64)
+        """Of the epoch so far: losses, errors, samples; norms of the gradients, optimiser steps."""
         self._failed = torch.tensor(-1)  # the epoch's first batch whose loss was not finite
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -88,7 +89,10 @@ class SupervisedTask(L.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         inputs, targets = batch
-        model = self._compiled[0] if self._compiled and len(inputs) == self._part else self.model
+        samples = len(inputs)
+        if not samples:  # of a batch smaller than the number of ranks; not every layer can work on nothing
+            inputs, targets = (v.new_ones(1, *v.shape[1:]) for v in batch)
+        model = self._compiled[0] if self._compiled and samples == self._part else self.model
         calls = self._calls()
         first = max(0, calls - (self.unroll.gradient or calls))
         precision = torch.promote_types(inputs.dtype, torch.float32)  # the loss is never taken in half precision
@@ -106,8 +110,18 @@ class SupervisedTask(L.LightningModule):
         with torch.no_grad():
             error = (prediction - targets).flatten(1).norm(dim=1) / targets.flatten(1).norm(dim=1)
             sums = torch.stack([loss * len(inputs), error.sum(), loss.new_tensor(len(inputs))])
-        self._train = self._train.to(sums.device) + sums.double()
-        return loss if self._trainer is None else loss * self._agreed(loss.detach(), len(inputs), batch_idx)
+        if samples:
+            self._add(sums, 0)
+        return loss if self._trainer is None else loss * self._agreed(loss.detach(), samples, batch_idx)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """After gradients were summed over ranks, before they are clipped."""
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
+        self._add(torch.stack([norm, torch.ones_like(norm)]), 3)
+
+    def _add(self, values: Tensor, first: int) -> None:
+        self._train = self._train.to(values.device)
+        self._train[first : first + len(values)] += values.double()
 
     def _agreed(self, loss: Tensor, samples: int, batch_idx: int) -> Tensor:
         """What makes the mean over ranks of their mean losses the mean over samples of the global batch: ranks may hold
@@ -142,10 +156,11 @@ class SupervisedTask(L.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self.trainer.is_last_batch:
-            loss, error = self._means(self._train)
+            loss, error = self._means(self._train[:3])
             if not torch.isfinite(loss):
                 raise self._diverged("loss", loss)
-            self.log_dict({"train/loss": loss, "train/rel_l2": error})
+            [norm] = self._means(self._train[3:])
+            self.log_dict({"train/loss": loss, "train/rel_l2": error, "train/grad_norm": norm})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         so_far = self._train.to(self.device, copy=True)  # reduced in place
@@ -174,16 +189,21 @@ class SupervisedTask(L.LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
         inputs, targets = batch
-        parts = roll_out(self.model, inputs, self.given, self.unroll.steps)
-        self._val.append(metrics.rel_l2(torch.cat(parts, 1), targets, self.grid))
+        if not len(inputs):
+            return
+        prediction = torch.cat(roll_out(self.model, inputs, self.given, self.unroll.steps), 1)
+        error = metrics.rel_l2(prediction, targets, self.grid)
+        bands = metrics.band_errors(prediction, targets, self.grid)
+        self._val.append(torch.cat([error[None], bands]))
 
     def on_validation_epoch_end(self) -> None:
-        errors = torch.cat(self._val)
+        none = torch.empty(1 + len(metrics.BANDS), 0, dtype=torch.float64, device=self.device)
+        errors = torch.cat([none, *self._val], 1)
         self._val.clear()
-        [error] = self._means(torch.stack([errors.sum(), errors.new_tensor(float(len(errors)))]))
-        if not torch.isfinite(error):
-            raise self._diverged("validation error", error)
-        self.log("val/rel_l2", error)
+        means = self._means(torch.cat([errors.sum(1), errors.new_tensor([errors.shape[1]])]))
+        if not torch.isfinite(means[0]):
+            raise self._diverged("validation error", means[0])
+        self.log_dict({f"val/{name}": mean for name, mean in zip(("rel_l2", *metrics.BANDS), means, strict=True)})
 
     def rate(self) -> float:
         """The peak rate, for the global batch."""

@@ -2,10 +2,11 @@
 
 runs/fno-darcy/
   config.yaml      resolved settings; `--config` with this file repeats the run
+  environment.json data, code and hardware of each session
   metrics.csv      one row per epoch
   checkpoints/     last.ckpt, last.previous.ckpt, best.ckpt, for resuming
   surrogate/       the bundle, from the best checkpoint
-  evaluation/      report.json, metrics.csv, report.html
+  evaluation/      report.json, metrics.csv, report.html, figures/
 """
 
 import ctypes
@@ -15,6 +16,7 @@ import shutil
 import sys
 import time
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,12 +28,13 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
+from opkit import loggers
 from opkit.callbacks import EpochTable, Failure, Preemption, TrainingProgress, is_out_of_memory
 from opkit.checkpoints import FAILED, LAST, DurableCheckpoints, damage, newest
 from opkit.datamodule import FieldData, strides
 from opkit.errors import ConfigError, OutOfMemory, Preempted, RunError
 from opkit.evaluation import evaluate_surrogate, fine_problems
-from opkit.files import remove_leftovers, write_text
+from opkit.files import read_json, remove_leftovers, write_json, write_text
 from opkit.generate import available_cores, ensure
 from opkit.grid import Spec
 from opkit.models import count_parameters
@@ -54,24 +57,9 @@ COMPILE_STEPS = 500
 """Optimiser steps from which compiling pays for its half minute, when `compile` is "auto"."""
 
 
-def train(
-    pde: PDE,
-    model: Architecture,
-    data: Data,
-    optim: Optim,
-    stepping: Stepping,
-    unroll: Unroll,
-    loss: Loss,
-    evaluation: Evaluation,
-    trainer: dict[str, Any],
-    config: dict[str, Any],
-    run_dir: Path,
-    seed: int = 0,
-    workers: int | None = None,
-    compile: bool | Literal["auto"] = "auto",
-    resume: bool = False,
-) -> Path:
-    """Train a surrogate and evaluate it.
+@dataclass(frozen=True)
+class Run:
+    """All that decides one training run.
 
     Args:
         pde: The equation, on the grid to learn on.
@@ -84,37 +72,63 @@ def train(
         evaluation: What to evaluate at the end.
         trainer: Arguments of Lightning's Trainer.
         config: The resolved settings as plain values, kept as config.yaml.
-        run_dir: Where everything goes.
+        folder: Where everything goes.
         seed: Seed of the initial weights and the order of samples.
         workers: Processes that generate data; null means one per core. No effect on the data.
         compile: Run training steps through torch.compile; "auto" does for models and runs that gain from it, where a
             C++ compiler is at hand.
-        resume: Continue the run in `run_dir`.
+        loggers: Where figures go beside metrics.csv, of `opkit.loggers.NAMES`.
+    """
+
+    pde: PDE
+    model: Architecture
+    data: Data
+    optim: Optim
+    stepping: Stepping
+    unroll: Unroll
+    loss: Loss
+    evaluation: Evaluation
+    trainer: dict[str, Any]
+    config: dict[str, Any]
+    folder: Path
+    seed: int = 0
+    workers: int | None = None
+    compile: bool | Literal["auto"] = "auto"
+    loggers: tuple[str, ...] = ()
+
+
+def train(run: Run, resume: bool = False) -> Path:
+    """Train a surrogate and evaluate it.
+
+    Args:
+        run: What to do.
+        resume: Continue the run in its folder.
 
     Returns:
         The run directory.
     """
+    pde, data, run_dir, workers = run.pde, run.data, run.folder, run.workers
     began = time.monotonic()
     if not _is_launched_rank():
-        _check_run_dir(run_dir, config, resume)
-    spec = stepped(pde.spec, stepping, pde.times)
-    spans = unrolled(stepping, unroll, pde.times)
-    model.check(spec)
+        _check_run_dir(run_dir, run.config, resume)
+    spec = stepped(pde.spec, run.stepping, pde.times)
+    spans = unrolled(run.stepping, run.unroll, pde.times)
+    run.model.check(spec)
     time_step(pde.times)
     strides(pde, data)
-    _check_trainer(trainer)
+    _check_trainer(run.trainer)
 
     _quiet()
     checkpoints = ModelCheckpoint(
         run_dir / "checkpoints", "best", monitor="val/rel_l2", save_last=True, enable_version_counter=False
     )
-    preemption = Preemption(run_dir / "checkpoints" / LAST)
+    preemption, table = Preemption(run_dir / "checkpoints" / LAST), EpochTable(run_dir / "metrics.csv")
     loop = _trainer(
-        **trainer, gradient_clip_val=optim.grad_clip, default_root_dir=run_dir, logger=False,
+        **run.trainer, gradient_clip_val=run.optim.grad_clip, default_root_dir=run_dir, logger=False,
         callbacks=[
-            checkpoints, EpochTable(run_dir / "metrics.csv"), TrainingProgress(f"train {run_dir.name}"), preemption,
+            checkpoints, table, TrainingProgress(f"train {run_dir.name}"), preemption,
             Failure(run_dir / "checkpoints" / FAILED),
-            *([] if optim.ema is None else [EMAWeightAveraging(decay=optim.ema, use_buffers=False)]),
+            *([] if run.optim.ema is None else [EMAWeightAveraging(decay=run.optim.ema, use_buffers=False)]),
         ],
         plugins=[DurableCheckpoints(), *_cluster()], enable_progress_bar=False, enable_model_summary=False,
         use_distributed_sampler=False, num_sanity_val_steps=0,
@@ -123,24 +137,28 @@ def train(
     train_set = ensure(pde, "train", data.train, data.seed, workers)
     val_set = ensure(pde, "val", data.val, data.seed, workers)
     ensure(pde, "test", data.test, data.seed, workers)
-    for problem in fine_problems(pde, evaluation):
+    for problem in fine_problems(pde, run.evaluation):
         ensure(problem, "test", min(data.test_fine, data.test), data.seed, workers)
 
-    L.seed_everything(seed, workers=True, verbose=False)
+    L.seed_everything(run.seed, workers=True, verbose=False)
     keep_freed_memory()
     if not _is_launched_rank():  # a folder made by another rank would look to the first one like an earlier run's
-        _prepare(run_dir, config)
-    fields = FieldData(train_set, val_set, data, seed, spans)
+        facts = loggers.environment(train_set.key)
+        _prepare(run_dir, run.config, facts)
+        table.loggers = loggers.make(run.loggers, run_dir, run.config | {"environment": facts})
+    fields = FieldData(train_set, val_set, data, run.seed, spans)
     fields.trainer = loop
     fields.setup()
-    surrogate = _untrained(pde, spec, model, fields, data, stepping)
+    surrogate = _untrained(pde, spec, run.model, fields, data, run.stepping)
     steps = loop.max_epochs * len(fields.train_dataloader()) if loop.max_epochs else 0
     pays = surrogate.model.operator.compile_pays or loop.strategy.root_device.type != "cpu"
-    compiled = _can_compile(compile, steps if pays else 0)
+    compiled = _can_compile(run.compile, steps if pays else 0)
     batch = min(data.batch_size, len(fields.fields["train"]))
-    task = SupervisedTask(surrogate.model, spec, optim, batch, compiled, seed, stepping, unroll, loss)
+    task = SupervisedTask(
+        surrogate.model, spec, run.optim, batch, compiled, run.seed, run.stepping, run.unroll, run.loss
+    )
     print(
-        f"{model.name} on {pde.equation}: {count_parameters(surrogate.model):,} parameters, {data.train} samples "
+        f"{run.model.name} on {pde.equation}: {count_parameters(surrogate.model):,} parameters, {data.train} samples "
         f"{'' if pde.times is None else f'of {len(pde.times) - 1} steps '}on {' x '.join(map(str, pde.grid.shape))}"
         f"{' points' if pde.grid.ndim == 1 else ''}, {loop.strategy.root_device.type}"
         f"{', compiling the first step (about half a minute)' if compiled else ''}",
@@ -170,10 +188,19 @@ def train(
     try:
         with preemptible():
             surrogate.save(run_dir / "surrogate")
-            evaluate_surrogate(surrogate, pde, data, evaluation, run_dir / "evaluation", run_dir / "surrogate", workers)
+            report = evaluate_surrogate(
+                surrogate, pde, data, run.evaluation, run_dir / "evaluation", run_dir / "surrogate", workers
+            )
     except Preempted as stop:
         then = "training is complete, the evaluation is not; add --resume to repeat it"
         raise Preempted(stop.signal, then) from None
+    found = {
+        f"test/{m['name']}@{m['resolution']}" + (f"/{m['horizon']}" if m["name"] == "rel_l2_step" else ""): m["value"]
+        for m in report["metrics"]
+        if m["model"] == "surrogate"
+    }
+    pictures = {path.stem: path for path in sorted((run_dir / "evaluation" / "figures").glob("*.png"))}
+    loggers.finish(table.loggers, {k: v for k, v in found.items() if v is not None}, pictures)
     minutes, seconds = divmod(round(time.monotonic() - began), 60)
     print(f"finished in {minutes} min {seconds} s; use it: opkit.load({str(run_dir)!r})")
     return run_dir
@@ -326,9 +353,13 @@ def _check_run_dir(run_dir: Path, config: dict[str, Any], resume: bool) -> None:
         raise RunError(f"Cannot write to {ancestor.absolute()}: permission denied. Choose another run_dir=...")
 
 
-def _prepare(run_dir: Path, config: dict[str, Any]) -> None:
+def _prepare(run_dir: Path, config: dict[str, Any], facts: dict[str, Any]) -> None:
+    """Keep what the run is, and what each of its sessions ran on."""
     if not (run_dir / "config.yaml").exists():
         write_text(run_dir / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+    history = run_dir / "environment.json"
+    before = read_json(history, RunError)["sessions"] if history.exists() else []
+    write_json(history, {"sessions": [*before, facts]})
 
 
 def _can_compile(wanted: bool | str, steps: int) -> bool:

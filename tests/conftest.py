@@ -1,5 +1,6 @@
 """Shared fixtures: one thread count, one small trained run for all tests that need one."""
 
+import csv
 import os
 import socket
 import subprocess
@@ -28,6 +29,13 @@ SMALL_GALERKIN = [
     "evaluation.resolutions=[25]",
 ]  # fmt: skip
 """The same data and the same length."""
+
+
+def epochs_of(run: Path) -> list[dict[str, str]]:
+    """Rows of metrics.csv, less what depends on the machine's mood."""
+    with open(run / "metrics.csv", newline="") as file:
+        moods = ("seconds", "samples_per_second")
+        return [{k: v for k, v in row.items() if k not in moods} for row in csv.DictReader(file)]
 
 
 @pytest.fixture(autouse=True)

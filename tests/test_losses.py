@@ -98,14 +98,6 @@ def test_no_loss_has_an_infinite_gradient_at_zero_error(name):
     assert loss < 1e-6 and found.grad.isfinite().all()
 
 
-def test_a_rank_without_samples_has_no_loss_and_no_gradient():
-    """The last global batch may be smaller than the number of ranks."""
-    found = torch.empty(0, 1, 9, 9, requires_grad=True)
-    loss = TrainingLoss(Loss(), Spec(("a",), ("u",), Grid((9, 9))))(found, found.detach(), found.detach(), 1)
-    loss.backward()
-    assert loss == 0 and found.grad.shape == found.shape
-
-
 @pytest.mark.parametrize("text", ["", "rel_l3", "rel_l2 + rel_l2", "0 * rel_l2", "-1*mse", "rel_l2 +", "x * mse"])
 def test_a_sum_that_is_none_is_refused(text):
     with pytest.raises(ConfigError, match=r"loss\.terms=.*rel_l2, rel_h1"):

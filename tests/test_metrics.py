@@ -116,3 +116,15 @@ def test_a_wave_on_a_torus_has_its_energy_in_one_shell():
 def test_resolved_waves_are_those_a_coarse_grid_can_hold(location, coarse, fine, kept):
     mask = metrics.resolved_waves(Grid((fine,), location), Grid((coarse,), location))
     assert mask.sum() == kept  # sines 1..7, sines 1..9, and waves -3..3: the Nyquist wave is ambiguous
+
+
+def test_bands_are_where_the_waves_are():
+    """Errors of wavenumbers 0, 4, 5, 12 and 13 on a circle, against a truth of norm one."""
+    grid = Grid((64,), "periodic")
+    x = 2 * torch.pi * grid.coordinates[0]
+    truth = torch.ones(1, 1, 64, dtype=torch.float64)
+    root = 2**0.5
+    error = 0.1 + root * (0.2 * torch.sin(4 * x) + 0.3 * torch.cos(5 * x) + 0.4 * torch.sin(12 * x))
+    error = error + root * 0.5 * torch.cos(13 * x)
+    found = metrics.band_errors(truth + error, truth, grid)[:, 0].tolist()
+    assert found == pytest.approx([(0.1**2 + 0.2**2) ** 0.5, 0.5, 0.5], rel=1e-12)

@@ -9,7 +9,7 @@ import signal
 import pytest
 import torch
 import yaml
-from conftest import SMALL, SMALL_GALERKIN
+from conftest import SMALL, SMALL_GALERKIN, epochs_of
 
 from opkit.callbacks import EpochTable
 from opkit.cli import main
@@ -27,13 +27,15 @@ def weights(run_dir, name="last"):
 
 def test_a_run_leaves_what_the_contract_promises(small_run):
     assert {p.name for p in small_run.iterdir()} == {
-        "config.yaml", "metrics.csv", "checkpoints", "surrogate", "evaluation",
+        "config.yaml", "environment.json", "metrics.csv", "checkpoints", "surrogate", "evaluation",
     }  # fmt: skip
     assert {p.name for p in (small_run / "checkpoints").iterdir()} == {"last.ckpt", "last.previous.ckpt", "best.ckpt"}
     assert {p.name for p in (small_run / "surrogate").iterdir()} == {
         "model.safetensors", "config.json", "physics.json", "metrics.json", "README.md",
     }  # fmt: skip
-    assert {p.name for p in (small_run / "evaluation").iterdir()} == {"report.json", "metrics.csv", "report.html"}
+    assert {p.name for p in (small_run / "evaluation").iterdir()} == {
+        "report.json", "metrics.csv", "report.html", "figures",
+    }  # fmt: skip
     table = rows(small_run)
     assert [r["epoch"] for r in table] == ["0", "1"]
     assert all(float(r["val/rel_l2"]) > 0 and float(r["train/rel_l2"]) > 0 for r in table)
@@ -80,8 +82,7 @@ def test_an_interrupted_run_resumed_equals_an_uninterrupted_one(small_data, tmp_
     assert main(["train", *longer, f"run_dir={tmp_path / 'parts'}", "--resume"]) == 0
     for name, tensor in weights(tmp_path / "whole").items():
         assert (weights(tmp_path / "parts")[name] == tensor).all(), name
-    strip = lambda table: [{k: v for k, v in row.items() if k != "seconds"} for row in table]  # noqa: E731
-    assert strip(rows(tmp_path / "parts")) == strip(rows(tmp_path / "whole"))
+    assert epochs_of(tmp_path / "parts") == epochs_of(tmp_path / "whole")
 
 
 def test_resuming_a_finished_run_changes_no_weight(small_data, tmp_path):

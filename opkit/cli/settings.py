@@ -31,7 +31,7 @@ CHOICES: tuple[Kind, ...] = ("pde", "model", "preset")
 FLAGS = ("help", "print_config", "resume")
 SECTIONS = {
     "pde", "model", "data", "optim", "stepping", "unroll", "loss", "trainer", "evaluation", "seed", "run_dir",
-    "workers", "compile", "gate", "device", "launcher", "scheduler",
+    "workers", "compile", "gate", "device", "launcher", "scheduler", "logger",
 }  # fmt: skip
 """Everything a configuration file may speak of; each verb takes some of it."""
 SYNONYMS = {

@@ -145,6 +145,10 @@ def train(argv: list[str]) -> int:
         help="Train through torch.compile: true, false, or auto (models and runs that gain from it).",
     )  # fmt: skip
     parser.add_argument(
+        "--logger", type=str, default="csv",
+        help="Where figures go beside metrics.csv: csv (nowhere), wandb, tensorboard, or wandb,tensorboard.",
+    )  # fmt: skip
+    parser.add_argument(
         "--gate", type=str | None, default=None, help='Conditions such as "rel_l2<0.02"; failed: exit 3.'
     )
     note = "\n".join(
@@ -195,16 +199,18 @@ def train(argv: list[str]) -> int:
     evaluation = construct("evaluation", Evaluation, tuples(config["evaluation"]))
     workers = _workers(config["workers"])
     from opkit.evaluation.protocol import fine_resolutions
-    from opkit.training import train
+    from opkit.loggers import parse as parse_loggers
+    from opkit.training import Run, train
 
     grids = (pde.resolution, *fine_resolutions(pde, evaluation))
     gate = parse_gate(config["gate"], grids) if config["gate"] else None
     trainer = {k: v for k, v in config["trainer"].items() if v is not None}
     run_dir = Path(config["run_dir"])
-    train(
+    run = Run(
         pde, model, data, optim, stepping, unroll, loss, evaluation, trainer, config, run_dir, config["seed"], workers,
-        config["compile"], "resume" in request.flags,
+        config["compile"], parse_loggers(config["logger"]),
     )  # fmt: skip
+    train(run, "resume" in request.flags)
     if gate:
         from opkit.files import read_json
 

@@ -75,7 +75,11 @@ def evaluate_surrogate(
     with whole_folder(folder) as target:
         write_json(target / "report.json", report)
         _write_table(target / "metrics.csv", measured, data.seed)
-        write_text(target / "report.html", _html(report, measured, surrogate))
+        pictures = _pictures(report, measured, surrogate)
+        (target / "figures").mkdir()
+        for name, png in pictures.items():
+            (target / "figures" / f"{name}.png").write_bytes(png)
+        write_text(target / "report.html", _html(report, pictures, surrogate))
     if record:
         record_metrics(bundle, {k: report[k] for k in ("metrics", "verdicts", "super_resolution", "conventions")})
     for verdict in report["verdicts"]:
@@ -230,19 +234,24 @@ def _write_table(path: Path, measured: Measured, seed: int) -> None:
                         writer.writerow([i, seed, grids.resolution, step, model, "rel_l2_step", f"{value:.8g}"])
 
 
-def _html(report: dict[str, Any], measured: Measured, surrogate: Surrogate) -> str:
-    import jinja2
-
+def _pictures(report: dict[str, Any], measured: Measured, surrogate: Surrogate) -> dict[str, bytes]:
+    """PNG files by name."""
     spec, states = surrogate.spec, problem_of(surrogate.physics).spec
-    training = report["metrics"][0]
     pictures = {
         "samples": figures.samples(measured, states.inputs, states.outputs, spec.grid, report["horizon"]),
-        "resolution": figures.error_by_resolution(report["super_resolution"], training),
+        "resolution": figures.error_by_resolution(report["super_resolution"], report["metrics"][0]),
         "spectra": figures.spectra(measured, spec.grid),
         "distribution": figures.distribution(measured),
     }
     if (report["horizon"] or 0) > 1:
         pictures["steps"] = figures.error_by_step(measured, report["label_error"]["value"])
+    return pictures
+
+
+def _html(report: dict[str, Any], pictures: dict[str, bytes], surrogate: Surrogate) -> str:
+    import jinja2
+
+    spec = surrogate.spec
 
     def picture(png: bytes) -> str:
         return "data:image/png;base64," + base64.b64encode(png).decode()
@@ -257,7 +266,7 @@ def _html(report: dict[str, Any], measured: Measured, surrogate: Surrogate) -> s
         physics=surrogate.physics,
         parameters=sum(p.numel() for p in surrogate.model.parameters()),
         channels=(", ".join(spec.inputs), ", ".join(spec.outputs)),
-        training=training,
+        training=report["metrics"][0],
         mode=verdicts.MODES[report["resolution_mode"]],
         pictures={name: picture(png) for name, png in pictures.items()},
     )
