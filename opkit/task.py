@@ -205,18 +205,23 @@ class SupervisedTask(L.LightningModule):
             raise self._diverged("validation error", means[0])
         self.log_dict({f"val/{name}": mean for name, mean in zip(("rel_l2", *metrics.BANDS), means, strict=True)})
 
-    def rate(self) -> float:
-        """The peak rate, for the global batch."""
-        power = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}[self.optim.scaling]
-        batch = self.batch_size * self.trainer.accumulate_grad_batches
-        return self.optim.lr * (batch / (self.optim.reference_batch or batch)) ** power
+    def optimizer(self, accumulated: int = 1) -> torch.optim.Optimizer:
+        """The optimiser at its peak rate.
 
-    def configure_optimizers(self) -> Any:
+        Args:
+            accumulated: Steps whose gradients are added up.
+        """
         optim = self.optim
-        rate = self.rate()
+        power = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}[optim.scaling]
+        batch = self.batch_size * accumulated
+        rate = optim.lr * (batch / (optim.reference_batch or batch)) ** power
         kind = {k.lower(): v for k, v in vars(torch.optim).items() if isinstance(v, type)}[optim.name]
         more = {"momentum": optim.momentum} if optim.momentum else {}
-        optimizer = kind(decay_groups(self, optim.weight_decay), lr=rate, **more)
+        return kind(decay_groups(self, optim.weight_decay), lr=rate, **more)
+
+    def configure_optimizers(self) -> Any:
+        optim, optimizer = self.optim, self.optimizer(self.trainer.accumulate_grad_batches)
+        rate = optimizer.param_groups[0]["lr"]
         if optim.schedule == "step":
             steps = torch.optim.lr_scheduler.StepLR(optimizer, optim.decay_epochs, optim.decay)
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": steps, "interval": "epoch"}}

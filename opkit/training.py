@@ -16,6 +16,7 @@ import shutil
 import sys
 import time
 import warnings
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -116,7 +117,7 @@ def train(run: Run, resume: bool = False) -> Path:
     run.model.check(spec)
     time_step(pde.times)
     strides(pde, data)
-    _check_trainer(run.trainer)
+    check_trainer(run.trainer)
 
     _quiet()
     checkpoints = ModelCheckpoint(
@@ -149,7 +150,7 @@ def train(run: Run, resume: bool = False) -> Path:
     fields = FieldData(train_set, val_set, data, run.seed, spans)
     fields.trainer = loop
     fields.setup()
-    surrogate = _untrained(pde, spec, run.model, fields, data, run.stepping)
+    surrogate = untrained(run, spec, fields.training_fields)
     steps = loop.max_epochs * len(fields.train_dataloader()) if loop.max_epochs else 0
     pays = surrogate.model.operator.compile_pays or loop.strategy.root_device.type != "cpu"
     compiled = _can_compile(run.compile, steps if pays else 0)
@@ -206,23 +207,27 @@ def train(run: Run, resume: bool = False) -> Path:
     return run_dir
 
 
-def _untrained(
-    pde: PDE, spec: Spec, model: Architecture, fields: FieldData, data: Data, stepping: Stepping
-) -> Surrogate:
-    """The model with freshly drawn weights and normalisers fitted on the training split."""
-    residual = residual_channels(spec, stepping)
+def untrained(run: Run, spec: Spec, items: Callable[[], Iterable[tuple[Tensor, Tensor]]]) -> Surrogate:
+    """The model with freshly drawn weights and fitted normalisers.
+
+    Args:
+        run: What will be trained.
+        spec: Its channels and grid.
+        items: Gives all training items once, in batches.
+    """
+    residual = residual_channels(spec, run.stepping)
 
     def predicted(inputs: Tensor, targets: Tensor) -> Tensor:
         targets = targets[:, : len(spec.outputs)]  # of the first call, if training is unrolled
         if residual is None:
             return targets
         last = inputs[:, residual[0] : residual[1]]
-        return targets - last.repeat(1, stepping.bundle, *(1 for _ in last.shape[2:]))
+        return targets - last.repeat(1, run.stepping.bundle, *(1 for _ in last.shape[2:]))
 
-    given = Normalizer.fit(inputs for inputs, _ in fields.training_fields())
-    wanted = Normalizer.fit(predicted(*batch) for batch in fields.training_fields())
-    operator = PhysicalOperator(model.build(spec), given, wanted, residual)
-    return Surrogate(operator, model, spec, physics(pde, data), stepping=stepping)
+    given = Normalizer.fit(inputs for inputs, _ in items())
+    wanted = Normalizer.fit(predicted(*batch) for batch in items())
+    operator = PhysicalOperator(run.model.build(spec), given, wanted, residual)
+    return Surrogate(operator, run.model, spec, physics(run.pde, run.data), stepping=run.stepping)
 
 
 def _fit(
@@ -274,7 +279,7 @@ def _is_launched_rank() -> bool:
     return any(os.environ.get(name, "0") not in ("", "0") for name in ("LOCAL_RANK", "RANK", "SLURM_PROCID"))
 
 
-def _check_trainer(trainer: dict[str, Any]) -> None:
+def check_trainer(trainer: dict[str, Any]) -> None:
     """Refuse what Lightning would accept and then train nothing, for ever, or with hundreds of processes."""
     for name in POSITIVE_TRAINER_ARGUMENTS:
         least = 1e-9 if name.startswith(("limit_", "val_")) else 1

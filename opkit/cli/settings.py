@@ -28,10 +28,10 @@ VERBS = {
     "doctor": "say what opkit finds on this machine",
 }
 CHOICES: tuple[Kind, ...] = ("pde", "model", "preset")
-FLAGS = ("help", "print_config", "resume")
+FLAGS = ("help", "print_config", "resume", "check")
 SECTIONS = {
     "pde", "model", "data", "optim", "stepping", "unroll", "loss", "trainer", "evaluation", "seed", "run_dir",
-    "workers", "compile", "gate", "device", "launcher", "scheduler", "logger",
+    "workers", "compile", "gate", "device", "launcher", "scheduler", "logger", "seeds",
 }  # fmt: skip
 """Everything a configuration file may speak of; each verb takes some of it."""
 SYNONYMS = {
@@ -149,6 +149,8 @@ def resolve(parser: "ArgumentParser", settings: dict[str, Any], request: Request
             raise ConfigError(unknown(key, value, known))
     if "resume" in request.flags and verb != "train":
         raise ConfigError(f"--resume continues a training run; `opkit {verb}` has nothing to resume.")
+    if "check" in request.flags and verb != "train":
+        raise ConfigError(f"--check tries a training run; `opkit {verb}` has none.")
     elsewhere = SECTIONS - {key.partition(".")[0] for key in known}
     values = {k: v for k, v in flatten(settings).items() if k.partition(".")[0] not in elsewhere}
     for key, value in values.items():

@@ -135,6 +135,9 @@ def train(argv: list[str]) -> int:
     parser.add_class_arguments(Evaluation, "evaluation")
     parser.add_argument("--seed", type=int, default=0, help="Seed of the initial weights and the order of samples.")
     parser.add_argument(
+        "--seeds", type=int, default=1, help="Runs to make, with seed, seed + 1, ...; their mean and spread are told."
+    )
+    parser.add_argument(
         "--run_dir", type=str | None, default=None, help="Where the run goes; runs/<model>-<pde> if null."
     )
     parser.add_argument(
@@ -153,9 +156,9 @@ def train(argv: list[str]) -> int:
     )
     note = "\n".join(
         [
-            f"Settings with --pde {chosen['pde']} --model {chosen['model']}. --resume continues a run,",
-            "--print_config shows all values. Arguments of Lightning's Trainer are settings too:",
-            "trainer.max_epochs=3, trainer.devices=8.\n",
+            f"Settings with --pde {chosen['pde']} --model {chosen['model']}. --check tries one step and tells what",
+            "a run would cost, --resume continues one, --print_config shows all values. Arguments of Lightning's",
+            "Trainer are settings too: trainer.max_epochs=3, trainer.devices=8.\n",
         ]
     )
     if printed_help("train", request, parser, settings, note):
@@ -195,11 +198,14 @@ def train(argv: list[str]) -> int:
         raise ConfigError(about("model", str(problem), model.arguments)) from None
     if config["seed"] < 0:
         raise ConfigError(f"seed must not be negative, got {config['seed']}.")
+    if config["seeds"] < 1:
+        raise ConfigError(f"seeds must be at least 1, got {config['seeds']}.")
     data, optim = construct("data", Data, config["data"]), construct("optim", Optim, config["optim"])
     evaluation = construct("evaluation", Evaluation, tuples(config["evaluation"]))
     workers = _workers(config["workers"])
     from opkit.evaluation.protocol import fine_resolutions
     from opkit.loggers import parse as parse_loggers
+    from opkit.seeds import train_seeds
     from opkit.training import Run, train
 
     grids = (pde.resolution, *fine_resolutions(pde, evaluation))
@@ -210,11 +216,21 @@ def train(argv: list[str]) -> int:
         pde, model, data, optim, stepping, unroll, loss, evaluation, trainer, config, run_dir, config["seed"], workers,
         config["compile"], parse_loggers(config["logger"]),
     )  # fmt: skip
-    train(run, "resume" in request.flags)
+    if "check" in request.flags:
+        from opkit.check import check
+
+        for line in check(run):
+            print(line)
+        return 0
+    if config["seeds"] == 1:
+        folders = [train(run, "resume" in request.flags)]
+    else:
+        folders = train_seeds(run, config["seeds"], "resume" in request.flags)
     if gate:
         from opkit.files import read_json
 
-        check_gate(gate, read_json(run_dir / "evaluation" / "report.json", ConfigError))
+        for folder in folders:
+            check_gate(gate, read_json(folder / "evaluation" / "report.json", ConfigError))
     return 0
 
 
