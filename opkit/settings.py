@@ -78,8 +78,8 @@ class Unroll:
     Args:
         steps: Calls of the network, each on what the last one gave, that a training item spans.
         gradient: How many of them, the last ones, gradients pass through; null for all. The others only bring the state
-            to where the network will meet it: with steps=2 and gradient=1, the pushforward trick of Brandstetter et al.
-            2022 (arXiv 2202.03376).
+            to where the network will meet it, and how many of them are made, from none to all, is drawn for each batch:
+            with steps=2 and gradient=1, the pushforward trick of Brandstetter et al. 2022 (arXiv 2202.03376).
         loss: "all" predicted frames that have a gradient, or those of the "last" call.
         noise: Standard deviation of Gaussian noise on the frames given, in units of the field's own (Sanchez-Gonzalez
             et al. 2020, arXiv 2002.09405). Parameters drawn per sample have none.

@@ -94,7 +94,8 @@ class SupervisedTask(L.LightningModule):
             inputs, targets = (v.new_ones(1, *v.shape[1:]) for v in batch)
         model = self._compiled[0] if self._compiled and samples == self._part else self.model
         calls = self._calls()
-        first = max(0, calls - (self.unroll.gradient or calls))
+        first = self._pushed(max(0, calls - (self.unroll.gradient or calls)))
+        calls = first + min(calls, self.unroll.gradient or calls)
         precision = torch.promote_types(inputs.dtype, torch.float32)  # the loss is never taken in half precision
 
         def step(u: Tensor) -> Tensor:
@@ -139,6 +140,12 @@ class SupervisedTask(L.LightningModule):
         if (loss.device.type == "cpu" or batch_idx % 10 == 9) and (first := int(self._failed)) >= 0:
             raise self._diverged("loss", loss, first)
         return samples * self.trainer.world_size / total
+
+    @staticmethod
+    def _pushed(most: int) -> int:
+        """How many calls to make without gradients. Drawn, so that some batches begin with true frames: trained on its
+        own output alone, a network need not make its first step a right one."""
+        return int(torch.randint(most + 1, ())) if most else 0
 
     def _calls(self) -> int:
         """How far training is unrolled in this epoch."""

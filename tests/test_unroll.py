@@ -76,11 +76,23 @@ def test_one_step_is_plain_training():
     ],
     ids=["pushforward", "pushed twice", "last two", "last frame"],
 )
-def test_gradients_pass_through_the_last_calls_alone(unroll, frames, slope):
+def test_gradients_pass_through_the_last_calls_alone(unroll, frames, slope, monkeypatch):
+    monkeypatch.setattr(SupervisedTask, "_pushed", staticmethod(lambda most: most))
     s = W + NU
     loss, gradient = step(unroll, [1.0] * unroll.steps)
     assert loss == pytest.approx(s ** frames[0] - 1, rel=1e-5)
     assert gradient == pytest.approx(slope(s), rel=1e-5)
+
+
+def test_some_batches_are_not_pushed():
+    """With one call pushed at most, half of the losses are those of a first step and half those of a second one."""
+    s, losses = W + NU, []
+    for seed in range(60):
+        torch.manual_seed(seed)
+        losses.append(step(Unroll(steps=2, gradient=1), [1.0, 2.0])[0])
+    first, second = s - 1, (s**2 - 2) / 2
+    assert {round(loss, 4) for loss in losses} == {round(first, 4), round(second, 4)}
+    assert 20 < sum(abs(loss - first) < 1e-3 for loss in losses) < 40
 
 
 def test_checkpointing_keeps_less_and_changes_nothing():

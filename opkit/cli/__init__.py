@@ -5,8 +5,10 @@ verbs         what the commands do
 """
 
 import errno
+import getpass
 import os
 import sys
+import tempfile
 
 import opkit
 from opkit.cli import verbs
@@ -29,6 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     verb = argv[0]
     if verb not in VERBS:
         return _complain(f"there is no command {verb!r}; there are: {', '.join(VERBS)}.{suggest(verb, list(VERBS))}")
+    _settle_in()
     # Large fields are allocated and freed every step: huge pages spare the kernel most of that work.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
@@ -49,6 +52,26 @@ def main(argv: list[str] | None = None) -> int:
         if isinstance(problem, PermissionError):
             return _complain(f"no permission: {problem}. Choose a place you can write to.", 2, verb)
         raise
+
+
+def _settle_in() -> None:
+    """Give libraries names and places they take for granted, where a container runs as a user it does not know."""
+    user = str(os.getuid()) if hasattr(os, "getuid") else "user"
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["LOGNAME"] = user
+    if not os.access(os.path.expanduser("~"), os.W_OK):
+        place = os.path.join(tempfile.gettempdir(), f"opkit-{user}")
+        for name in (
+            "MPLCONFIGDIR",
+            "XDG_CACHE_HOME",
+            "TRITON_HOME",
+            "WANDB_CACHE_DIR",
+            "WANDB_CONFIG_DIR",
+            "WANDB_DATA_DIR",
+        ):
+            os.environ.setdefault(name, os.path.join(place, name.lower()))
 
 
 def _complain(message: str, code: int = 2, verb: str = "") -> int:
