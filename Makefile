@@ -1,7 +1,7 @@
 # make train   install, then the default run: python train.py --model fno --pde darcy  (ARGS="data.train=200" adds settings)
 # make test    install with the development tools, then the test suite               (ARGS="-k darcy" adds options)
 # make lint    style, types, import contract, spelling
-# make bench   benchmarks, each printing its own command and figures
+# make bench   benchmarks, each printing its own command and figures; not those that train for an hour
 # make clean   remove what was built here; data, runs and the environment stay
 
 PYTHON ?= python3
@@ -9,6 +9,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+
+SLOW_BENCHMARKS := benchmarks/stability.py benchmarks/time_to_error.py
 
 .PHONY: train test lint bench clean
 
@@ -26,7 +28,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/codespell
 
 bench: $(VENV)/.installed-dev
-	for script in benchmarks/*.py; do $(BIN)/python $$script $(ARGS) || exit 1; done
+	for script in $(filter-out $(SLOW_BENCHMARKS),$(wildcard benchmarks/*.py)); do $(BIN)/python $$script $(ARGS) || exit 1; done
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -132,3 +132,21 @@ def test_bands_of_the_validation_error_make_up_the_whole(small_run):
     for row in epochs_of(small_run):
         parts = sum(float(row[f"val/{band}"]) ** 2 for band in ("low", "mid", "high")) ** 0.5
         assert 0.7 * float(row["val/rel_l2"]) < parts < 1.001 * float(row["val/rel_l2"])
+
+
+def test_the_sweep_file_makes_commands_that_run(small_data, tmp_path, monkeypatch, capsys):
+    """An agent of Weights & Biases is asked for nothing: its command is put together as it would."""
+    import yaml
+
+    sweep = yaml.safe_load((Path(__file__).parents[1] / "configs" / "sweep" / "fno-darcy.yaml").read_text())
+    assert set(sweep) <= {"program", "method", "metric", "parameters", "command"} and sweep["method"] == "bayes"
+    assert sweep["metric"]["name"] in epochs_of(small_data.parent / "run")[0]
+    chosen = [f"{name}={p['values'][0] if 'values' in p else p['min']}" for name, p in sweep["parameters"].items()]
+    words = sweep["command"]
+    assert words[:3] == ["${env}", "python", "${program}"] and words[-1] == "${args_no_hyphens}"
+    monkeypatch.setenv("WANDB_SWEEP_ID", "abc")
+    monkeypatch.setenv("WANDB_RUN_ID", "xyz")
+    assert main(["train", *words[3:-1], *chosen, "--print_config"]) == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert config["run_dir"] == "runs/sweep-abc/xyz" and config["logger"] == "wandb"
+    assert config["optim"]["lr"] == sweep["parameters"]["optim.lr"]["min"]

@@ -1,6 +1,7 @@
 """The commands, one function each: from arguments to an exit code."""
 
 import json
+import os
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -172,7 +173,9 @@ def train(argv: list[str]) -> int:
         parser.add_argument(f"--trainer.{name}", type=str, default="auto")
     config = plain(resolve(parser, settings, request, "train"))
     if config["run_dir"] is None:
-        config["run_dir"] = f"runs/{chosen['model']}-{chosen['pde']}"
+        sweep, own = os.environ.get("WANDB_SWEEP_ID"), os.environ.get("WANDB_RUN_ID")
+        place = f"sweep-{sweep}/{own}" if sweep and own else f"{chosen['model']}-{chosen['pde']}"
+        config["run_dir"] = f"runs/{place}"
     config = with_names(config, chosen)
     if config["compile"] not in (True, False, "auto"):
         raise ConfigError(f"compile={config['compile']}: accepted are true, false and auto.")
