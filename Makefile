@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-SLOW_BENCHMARKS := benchmarks/stability.py benchmarks/time_to_error.py
+SLOW_BENCHMARKS := $(addprefix benchmarks/,online.py stability.py time_to_error.py)
 
 .PHONY: train test lint bench clean
 

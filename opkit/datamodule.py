@@ -7,20 +7,22 @@ number of devices or loader processes.
 """
 
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from opkit import online
+from opkit.batches import EpochBatches, PlannedBatches, Request
 from opkit.errors import ConfigError
-from opkit.fields import seed_key
+from opkit.generate import available_cores
 from opkit.pdes import PDE
 from opkit.settings import Data, Stepping
 from opkit.stepping import stepped, window, windows
@@ -30,27 +32,6 @@ MEMORY_SHARE = 1 / 3
 """Largest share of free memory, host or GPU, that samples may take before they are read from disk."""
 
 ONE_STEP = Stepping()
-
-
-class Request(NamedTuple):
-    """A batch to make.
-
-    Args:
-        indices: Its samples.
-        moves: For each of them, which of the symmetries to apply.
-        stride: Every which point along an axis it has.
-    """
-
-    indices: list[int]
-    moves: np.ndarray | None = None
-    stride: int = 1
-
-    def finish(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """The batch as it is asked for, given its samples as they are stored."""
-        if self.stride > 1:
-            points: tuple[Any, ...] = (..., *(slice(None, None, self.stride),) * (batch[0].ndim - 2))
-            batch = batch[0][points], batch[1][points]
-        return apply_symmetry(batch, self.moves)
 
 
 class MemoryFields(TorchDataset):
@@ -123,28 +104,6 @@ class StoredFields(TorchDataset):
         return window(*trajectories(self.pde, stored), torch.tensor([0]), torch.tensor([start]), self.stepping)
 
 
-def apply_symmetry(batch: tuple[Tensor, Tensor], moves: np.ndarray | None) -> tuple[Tensor, Tensor]:
-    """Reflect or transpose each sample of scalar fields `(b, c, *x)` as its row of `moves` says.
-
-    Columns are: reflect axis 1, ..., reflect axis d, exchange the first two axes. Together they generate all symmetries
-    of an interval, a square, and of a box's faces.
-    """
-    if moves is None:
-        return batch
-    out = []
-    for values in batch:
-        masks = torch.as_tensor(moves, device=values.device)
-        ndim = values.ndim - 2
-        for axis in range(ndim):
-            mask = masks[:, axis].view(-1, *(1 for _ in values.shape[1:]))
-            values = torch.where(mask, values.flip(axis + 2), values)
-        if ndim > 1:
-            mask = masks[:, ndim].view(-1, *(1 for _ in values.shape[1:]))
-            values = torch.where(mask, values.transpose(2, 3), values)
-        out.append(values)
-    return out[0], out[1]
-
-
 def strides(pde: PDE, settings: Data) -> tuple[int, ...]:
     """Every which point of the data training batches have, one stride for each of `data.resolutions`.
 
@@ -165,63 +124,18 @@ def strides(pde: PDE, settings: Data) -> tuple[int, ...]:
     return tuple(every for _, every in found if every is not None)
 
 
-class EpochBatches(Sampler):
-    """Batches of indices in an order drawn from (seed, epoch), each rank taking its part of every global batch.
-
-    Args:
-        count: Samples.
-        batch_size: Global batch, over all ranks.
-        seed: Seed of the order; None keeps the natural order and applies no symmetry.
-        symmetries: Columns of moves to draw per sample, 0 for none.
-        rank: This process.
-        world: Processes.
-        strides: Every which point a batch has: one of these, drawn per global batch.
-
-    Attributes:
-        skip: Batches that the next pass leaves out at its beginning.
-    """
-
-    def __init__(
-        self, count: int, batch_size: int, seed: int | None = None, symmetries: int = 0, rank: int = 0, world: int = 1,
-        strides: tuple[int, ...] = (1,),
-    ):  # fmt: skip
-        self.count, self.seed, self.symmetries, self.strides = count, seed, symmetries, strides
-        self.batch_size, self.rank, self.world = min(batch_size, count), rank, world
-        self.epoch, self.skip = 0, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Lightning calls this before every epoch, resumed ones included."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return -(-self.count // self.batch_size)
-
-    def __iter__(self) -> Iterator[Request]:
-        order = np.arange(self.count)
-        moves = None
-        strides = np.full(len(self), self.strides[0])
-        if self.seed is not None:
-            rng = np.random.Generator(np.random.Philox(seed_key("epoch order", self.seed, self.epoch)))
-            order = rng.permutation(self.count)
-            if self.symmetries:
-                moves = rng.random((self.count, self.symmetries)) < 0.5
-            if len(self.strides) > 1:
-                strides = rng.choice(self.strides, len(self))
-        skip, self.skip = self.skip, 0
-        for i in range(skip, len(self)):
-            batch = order[i * self.batch_size : (i + 1) * self.batch_size]
-            mine = batch[self.rank :: self.world]
-            yield Request(mine.tolist(), None if moves is None else moves[mine], int(strides[i]))
-
-
 class ResumableLoader(DataLoader):
     """A loader that knows how many batches of its epoch were used."""
 
     used = 0
-    sampler: EpochBatches
+    sampler: EpochBatches | PlannedBatches
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         self.used = self.sampler.skip
+        if isinstance(self.dataset, online.OnlineFields):
+            step = self.sampler.epoch * len(self.sampler) + self.used
+            if self.dataset.next_step != step:
+                self.dataset.begin(step)
         for batch in super().__iter__():
             self.used += 1
             yield batch
@@ -236,12 +150,17 @@ class FieldData(L.LightningDataModule):
         settings: Sizes and how to feed them.
         seed: Seed of the order of samples.
         stepping: Windows that trajectories are cut into, as long as training is unrolled.
+        workers: Processes that solve, where training is online; null means one per core.
     """
 
-    def __init__(self, train: Dataset, val: Dataset, settings: Data, seed: int, stepping: Stepping = ONE_STEP):
+    def __init__(
+        self, train: Dataset, val: Dataset, settings: Data, seed: int, stepping: Stepping = ONE_STEP,
+        workers: int | None = None,
+    ):  # fmt: skip
         super().__init__()
+        self.workers = workers or available_cores()
         self.train, self.val, self.settings, self.seed, self.stepping = train, val, settings, seed, stepping
-        self.fields: dict[str, MemoryFields | MemoryTrajectories | StoredFields] = {}
+        self.fields: dict[str, MemoryFields | MemoryTrajectories | StoredFields | online.OnlineFields] = {}
         self._training: ResumableLoader | None = None
         self._skip = 0
 
@@ -259,11 +178,29 @@ class FieldData(L.LightningDataModule):
         if self.fields:
             return
         device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
-        needed = self.train.estimate(self.settings.train) + self.val.estimate(self.settings.val)
+        settings = self.settings
+        needed = self.val.estimate(settings.val)
+        if settings.mode == "online":
+            rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+            if settings.batch_size % world or settings.train < settings.batch_size:
+                raise ConfigError(
+                    f"data.mode=online: data.batch_size={settings.batch_size} must be a multiple of the {world} "
+                    f"processes, and at most data.train={settings.train}."
+                )
+            uses = settings.reuse * self._uses()
+            plan = online.plan(settings.train, settings.reservoir, uses, settings.batch_size, self.seed, rank, world)
+            samples = online.share(settings.train, rank, world)
+            self.fields["train"] = online.OnlineFields(
+                self.train.pde, self.train.seed, samples, plan, self.stepping, max(1, self.workers // world)
+            )
+        else:
+            needed += self.train.estimate(settings.train)
         for split, data, count in (
             ("train", self.train, self.settings.train),
             ("val", self.val, self.settings.val),
         ):
+            if split in self.fields:
+                continue
             if not self._in_memory(needed):
                 data.verify(count)
                 self.fields[split] = StoredFields(data, count, self.stepping)
@@ -285,21 +222,55 @@ class FieldData(L.LightningDataModule):
     def val_dataloader(self) -> DataLoader:
         return self._loader("val", None, 0, (1,))
 
+    def close(self) -> None:
+        """End processes that solve, and tell what they did."""
+        fields = self.fields.get("train")
+        if isinstance(fields, online.OnlineFields):
+            fields.close()
+            uses = self.settings.reuse * fields.windows
+            print(
+                f"online: {fields.solved} samples solved, each used at most {uses} times, "
+                f"no more than {fields.most} held at once; training waited {fields.waited:.0f} s for them",
+                file=sys.stderr,
+            )
+
     def batch(self, epoch: int, index: int) -> Request:
         """What training asks for as the `index`-th batch of an epoch, over all ranks."""
+        if self._training is not None and isinstance(planned := self._training.sampler, PlannedBatches):
+            return planned.request(epoch * len(planned) + index)
         batches = EpochBatches(len(self.fields["train"]), self.settings.batch_size, self.seed)
         batches.set_epoch(epoch)
         return next(islice(batches, index, None))
 
+    def _uses(self) -> int:
+        """Items of a sample: each is one use."""
+        return 1 if self.train.pde.times is None else windows(len(self.train.pde.times), self.stepping)
+
     def training_fields(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The training items in natural order, in batches; for fitting statistics."""
-        for request in EpochBatches(len(self.fields["train"]), 100):
-            yield self.fields["train"][request]
+        """The training items in natural order, in batches, for fitting statistics; of samples that are still to be
+        solved, the first ones."""
+        fields = self.fields["train"]
+        if isinstance(fields, online.OnlineFields):
+            yield from fields.first(max(1, self.settings.reservoir // (self.trainer.world_size if self.trainer else 1)))
+            return
+        for request in EpochBatches(len(fields), 100):
+            yield fields[request]
 
     def _loader(self, split: str, seed: int | None, symmetries: int, strides: tuple[int, ...]) -> ResumableLoader:
         fields = self.fields[split]
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        batches = EpochBatches(len(fields), self.settings.batch_size, seed, symmetries, rank, world, strides)
+        batches: EpochBatches | PlannedBatches
+        if isinstance(fields, online.OnlineFields) and seed is not None:
+            epochs = (self.trainer.max_epochs if self.trainer else None) or 1
+            if len(fields.plan.steps) < epochs:
+                raise ConfigError(
+                    f"data.train={self.settings.train} samples used data.reuse={self.settings.reuse} times are "
+                    f"{len(fields.plan.steps)} steps of data.batch_size={self.settings.batch_size}, fewer than "
+                    f"trainer.max_epochs={epochs}. Raise one of the first two."
+                )
+            batches = PlannedBatches(fields.plan.steps, fields.windows, epochs, seed, symmetries, rank, strides)
+        else:
+            batches = EpochBatches(len(fields), self.settings.batch_size, seed, symmetries, rank, world, strides)
         workers = self.settings.loader_workers if isinstance(fields, StoredFields) else 0
         context = "spawn" if workers else None
         return ResumableLoader(

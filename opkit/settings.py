@@ -29,6 +29,11 @@ class Data:
             training grid and coarser ones whose points are among its own, which are kept as they are (no filter). Null:
             the training grid alone. Validation, and what is stored, stay on the training grid.
         augment: Apply the equation's own symmetries (for Darcy the eight of the square) to training samples at random.
+        mode: "stored": training samples are made before training and kept on disk. "online": they are solved while the
+            network trains, and not kept; validation and test samples are stored all the same.
+        reuse: Online: how often a sample is used; of a trajectory, every window of it. What epochs are to stored ones:
+            `trainer.max_epochs` only says how often to validate.
+        reservoir: Online: samples held at a time.
         in_memory: Keep the samples in memory, and on the GPU where they fit; "auto" does when they take less than a
             third of what is free.
         loader_workers: Processes that read samples when they are not kept in memory.
@@ -42,12 +47,16 @@ class Data:
     batch_size: int = 10
     resolutions: tuple[int, ...] | None = None
     augment: bool = True
+    mode: Literal["stored", "online"] = "stored"
+    reuse: int = 20
+    reservoir: int = 200
     in_memory: bool | Literal["auto"] = "auto"
     loader_workers: int = 2
 
     def __post_init__(self) -> None:
         _at_least("data", 1, train=self.train, val=self.val, test=self.test, test_fine=self.test_fine)
-        _at_least("data", 1, batch_size=self.batch_size)
+        _at_least("data", 1, batch_size=self.batch_size, reuse=self.reuse)
+        _at_least("data", self.batch_size, reservoir=self.reservoir)
         _at_least("data", 4, resolutions=min(self.resolutions or (4,)))
         _at_least("data", 0, seed=self.seed, loader_workers=self.loader_workers)
 

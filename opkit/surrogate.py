@@ -259,6 +259,7 @@ def physics(pde: PDE, data: Data) -> dict[str, Any]:
             "generator": f"opkit {opkit.__version__}",
             "seed": data.seed,
             "key": train_set.key,
+            "mode": data.mode,
             "train": data.train,
             "val": data.val,
             "test": data.test,

@@ -45,6 +45,7 @@ from opkit.registry import Architecture
 from opkit.settings import Data, Evaluation, Loss, Optim, Stepping, Unroll
 from opkit.signals import preemptible
 from opkit.stepping import stepped, time_step, unrolled
+from opkit.store import Dataset, data_root
 from opkit.surrogate import PhysicalOperator, Surrogate, physics, residual_channels
 from opkit.task import SupervisedTask
 
@@ -135,7 +136,9 @@ def train(run: Run, resume: bool = False) -> Path:
         use_distributed_sampler=False, num_sanity_val_steps=0,
     )  # fmt: skip
 
-    train_set = ensure(pde, "train", data.train, data.seed, workers)
+    train_set = Dataset(pde, "train", data.seed, data_root())
+    if data.mode == "stored":
+        train_set = ensure(pde, "train", data.train, data.seed, workers)
     val_set = ensure(pde, "val", data.val, data.seed, workers)
     ensure(pde, "test", data.test, data.seed, workers)
     for problem in fine_problems(pde, run.evaluation):
@@ -147,7 +150,7 @@ def train(run: Run, resume: bool = False) -> Path:
         facts = loggers.environment(train_set.key)
         _prepare(run_dir, run.config, facts)
         table.loggers = loggers.make(run.loggers, run_dir, run.config | {"environment": facts})
-    fields = FieldData(train_set, val_set, data, run.seed, spans)
+    fields = FieldData(train_set, val_set, data, run.seed, spans, workers)
     fields.trainer = loop
     fields.setup()
     surrogate = untrained(run, spec, fields.training_fields)
@@ -170,7 +173,10 @@ def train(run: Run, resume: bool = False) -> Path:
         remove_leftovers(run_dir / "checkpoints")
         for note in notes:
             print(note, file=sys.stderr)
-    _fit(loop, task, fields, checkpoint, preemption)
+    try:
+        _fit(loop, task, fields, checkpoint, preemption)
+    finally:
+        fields.close()
     if not loop.is_global_zero:
         return run_dir
 

@@ -4,15 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from opkit.datamodule import (
-    EpochBatches,
-    FieldData,
-    MemoryFields,
-    MemoryTrajectories,
-    Request,
-    StoredFields,
-    apply_symmetry,
-)
+from opkit.batches import EpochBatches, Request, apply_symmetry
+from opkit.datamodule import FieldData, MemoryFields, MemoryTrajectories, StoredFields
 from opkit.generate import ensure
 from opkit.pdes import Burgers, Darcy
 from opkit.settings import Data, Stepping

@@ -120,7 +120,8 @@ def test_a_diverging_run_stops_with_advice(small_data, tmp_path, capsys):
 
 def test_the_batch_that_has_no_loss_is_named_and_the_state_before_it_saved(small_data, tmp_path, monkeypatch, capsys):
     """Sample 7 is spoilt in memory; where it comes in the second epoch is known from the order of samples alone."""
-    from opkit.datamodule import EpochBatches, FieldData
+    from opkit.batches import EpochBatches
+    from opkit.datamodule import FieldData
 
     original = FieldData.train_dataloader
 

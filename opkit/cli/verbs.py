@@ -271,6 +271,7 @@ def evaluate(argv: list[str]) -> int:
     surrogate = load(bundle)
     stored = surrogate.physics["data"]
     settings: dict[str, Any] = {"data": {k: stored[k] for k in ("seed", "train", "val", "test", "test_fine")}}
+    settings["data"]["mode"] = stored.get("mode", "stored")
     if (path / "config.yaml").is_file():
         saved = read_yaml(path / "config.yaml")
         merge(settings, {k: saved[k] for k in ("evaluation",) if k in saved})

@@ -190,7 +190,9 @@ def _step_errors(prediction: Tensor, truth: Tensor, grid: Grid, steps: int) -> T
 
 
 def _training_mean(pde: PDE, data: Data, history: int, workers: int | None) -> Tensor:
-    stored = ensure(pde, "train", data.train, data.seed, workers).load(data.train)
+    # Online, training samples were not kept; those to validate have the same law.
+    split, count = ("train", data.train) if data.mode == "stored" else ("val", data.val)
+    stored = ensure(pde, split, count, data.seed, workers).load(count)
     _, targets = as_channels(pde, pair(pde, stored, history))
     return targets.mean(0, dtype=torch.float64).float()
 
