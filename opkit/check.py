@@ -73,7 +73,7 @@ def check(run: Run) -> Iterator[str]:
 
     task = SupervisedTask(
         surrogate.model.to(device).train(), spec, run.optim, batch, False, run.seed, run.stepping,
-        replace(run.unroll, growth=0.0), run.loss,
+        replace(run.unroll, growth=0.0), run.loss, pde,
     )  # fmt: skip
     accumulated = int(run.trainer.get("accumulate_grad_batches", 1))
     optimizer = task.optimizer(accumulated)

@@ -10,6 +10,7 @@ With e = prediction - truth u, one number per sample, averaged over the batch:
                published code of Cao 2021, arXiv 2105.14995, has a^2 above and 2 a below)
     rel_hs     (sum_k (1 + |k|^2)^s |e_k|^2)^1/2 over the same of u, in Fourier or sine waves; with s < 0 what is smooth
                counts most
+    residual   that of the equation itself, where `PDE.residual` defines one (Darcy): it needs no labels
     h1_modes   the published MgNO code's (arXiv 2310.19809), to compare with: weights 1 + |k|^2 of the plain FFT over
                all points, whatever the walls, k in waves per domain, and k = 0 along an axis from `cutoff` on
 """
@@ -25,6 +26,7 @@ from torch import Tensor
 from opkit.errors import ConfigError
 from opkit.grid import Grid, Spec
 from opkit.metrics import gradient_square, wave_numbers, waves_square
+from opkit.pdes import PDE
 from opkit.settings import Loss
 
 Term = Callable[[Tensor, Tensor, Loss, Grid], Tensor]
@@ -68,7 +70,7 @@ def _h1_modes(v: Tensor, _: Tensor, settings: Loss, grid: Grid) -> Tensor:
 RELATIVE: dict[str, Term] = {
     "rel_l2": _l2, "rel_h1": _h1, "gradient": _gradient, "energy": _energy, "rel_hs": _hs, "h1_modes": _h1_modes,
 }  # fmt: skip
-NAMES = (*RELATIVE, "mse")
+NAMES = (*RELATIVE, "mse", "residual")
 
 
 def parse(text: str) -> dict[str, float]:
@@ -99,13 +101,19 @@ class TrainingLoss:
     Args:
         settings: Terms and their parameters.
         spec: Channels and grid of the data.
+        pde: The equation, whose residual a term may be.
 
     Raises:
         ConfigError: A term is unknown, or has no meaning for these data.
     """
 
-    def __init__(self, settings: Loss, spec: Spec):
-        self.settings, self.grid, self.factors = settings, spec.grid, parse(settings.terms)
+    def __init__(self, settings: Loss, spec: Spec, pde: PDE | None = None):
+        self.settings, self.grid, self.factors, self.pde = settings, spec.grid, parse(settings.terms), pde
+        if "residual" in self.factors and (pde is None or type(pde).residual is PDE.residual):
+            raise ConfigError(
+                f"loss.terms={settings.terms!r}: {pde.equation if pde else 'this equation'} has no residual to "
+                "minimise; darcy has. Leave it out."
+            )
         if "energy" in self.factors and (spec.inputs[0] != "a" or spec.grid.location == "periodic"):
             raise ConfigError(
                 f"loss.terms={settings.terms!r}: energy weighs gradients by the coefficient a, but the first input of "
@@ -131,6 +139,9 @@ class TrainingLoss:
         for name, factor in self.factors.items():
             if name == "mse":
                 total = total + factor * error.square().flatten(1).mean(1)
+                continue
+            if name == "residual" and self.pde is not None:
+                total = total + factor * self.pde.residual(inputs, prediction)
                 continue
             above, below = (RELATIVE[name](v, inputs, self.settings, grid) for v in (error, truth))
             total = total + factor * (above.clamp_min(least) / below).sqrt()

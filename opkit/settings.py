@@ -119,8 +119,8 @@ class Loss:
     """What training minimises, in physical units, averaged over samples.
 
     Args:
-        terms: A sum such as "rel_l2 + 0.1 * rel_h1", of: rel_l2, mse, rel_h1, gradient, energy, rel_hs, h1_modes; see
-            `opkit.losses` for what they are.
+        terms: A sum such as "rel_l2 + 0.1 * rel_h1", of: rel_l2, mse, rel_h1, gradient, energy, rel_hs, h1_modes,
+            residual; see `opkit.losses` for what they are.
         frames: For several predicted frames: "together", one norm over all of them, or "each", the mean of theirs.
         order: s of rel_hs.
         cutoff: First wave without a weight of h1_modes, per axis.

@@ -1,4 +1,4 @@
-"""Fit an operator to (input, target) pairs, or to trajectories through its own output; knows nothing of PDEs or
+"""Fit an operator to (input, target) pairs, or to trajectories through its own output; knows nothing of
 architectures. The one LightningModule.
 
 The model carries its normalisers, so the loss is taken on physical fields, as are the logged errors.
@@ -19,6 +19,7 @@ from opkit.fields import SPLIT_STRIDE, seed_key
 from opkit.grid import Spec
 from opkit.losses import TrainingLoss
 from opkit.models.activations import decay_groups
+from opkit.pdes import PDE
 from opkit.settings import Loss, Optim, Stepping, Unroll
 from opkit.stepping import roll_out
 from opkit.surrogate import PhysicalOperator
@@ -40,6 +41,7 @@ class SupervisedTask(L.LightningModule):
         stepping: Frames it takes and gives, for an evolution equation.
         unroll: How it is trained on its own output.
         loss: What is minimised.
+        pde: The equation, for a loss that is its residual.
     """
 
     def __init__(
@@ -53,10 +55,11 @@ class SupervisedTask(L.LightningModule):
         stepping: Stepping = ONE_STEP,
         unroll: Unroll = NOT_UNROLLED,
         loss: Loss = REL_L2,
+        pde: PDE | None = None,
     ):
         super().__init__()
         self.model, self.grid, self.optim, self.unroll, self.batch_size = model, spec.grid, optim, unroll, batch_size
-        self.loss = TrainingLoss(loss, spec)
+        self.loss = TrainingLoss(loss, spec, pde)
         self.predicted = len(spec.outputs)
         self.channels = self.predicted // stepping.bundle
         self.given = stepping.history * self.channels

@@ -159,7 +159,7 @@ def train(run: Run, resume: bool = False) -> Path:
     compiled = _can_compile(run.compile, steps if pays else 0)
     batch = min(data.batch_size, len(fields.fields["train"]))
     task = SupervisedTask(
-        surrogate.model, spec, run.optim, batch, compiled, run.seed, run.stepping, run.unroll, run.loss
+        surrogate.model, spec, run.optim, batch, compiled, run.seed, run.stepping, run.unroll, run.loss, pde
     )
     print(
         f"{run.model.name} on {pde.equation}: {count_parameters(surrogate.model):,} parameters, {data.train} samples "

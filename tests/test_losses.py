@@ -13,6 +13,7 @@ from opkit.cli import main
 from opkit.errors import ConfigError
 from opkit.grid import Grid, Spec
 from opkit.losses import NAMES, TrainingLoss, parse
+from opkit.pdes import Burgers, Darcy
 from opkit.settings import Loss
 
 PI = math.pi
@@ -88,12 +89,57 @@ def test_what_is_trained_is_what_is_measured(name, location):
     assert value(Loss(name), grid, truth, error) == pytest.approx(wanted, rel=1e-5)
 
 
+@pytest.mark.parametrize("location", ["node", "cell"])
+@pytest.mark.parametrize("boundary", ["zero", "random"])
+def test_the_residual_vanishes_at_the_solution_alone(location, boundary):
+    """The solver's u has none; an error e has (L^-1 A e, A e)^1/2, here with a = 2 a multiple of its energy norm."""
+    pde = Darcy(
+        resolution=17, label_resolution=17, modes=16, location=location, coefficient="lognormal", sigma=5.0,
+        source="sine", boundary_values=boundary,
+    )  # fmt: skip
+    inputs = pde.sample(2)
+    u = pde.solve(inputs).requires_grad_()
+    assert pde.residual(inputs, u).max() < 1e-8
+    other = u.detach() * 1.1
+    found = pde.residual(inputs, other)
+    if boundary == "zero":  # linear: a tenth of the right-hand side is left
+        assert found.tolist() == pytest.approx([0.1, 0.1], rel=1e-7)
+    assert (found > 1e-3).all()
+    off = u.detach().clone()
+    off[..., 0, :] += 1.0  # at a wall
+    assert (pde.residual(inputs, off) > 0.1).all()
+
+
+def test_the_residual_measures_the_errors_energy():
+    """With a constant coefficient it is |grad e| / |grad u|, whatever the error's waves: the gradient loss."""
+    pde = Darcy(resolution=65, label_resolution=65, modes=8, values=(5.0, 5.0))
+    inputs = pde.sample(1)
+    u = pde.solve(inputs)
+    x, y = pde.grid.coordinates
+    for k in (1, 7, 20):
+        wrong = u + 1e-3 * torch.sin(k * PI * x) * torch.sin(3 * PI * y)
+        wanted = value(Loss("gradient"), pde.grid, u, wrong - u)
+        assert pde.residual(inputs, wrong).item() == pytest.approx(wanted, rel=0.1)
+
+
+def test_a_network_learns_from_the_equation_alone(small_data, tmp_path):
+    """No label is looked at, and the error in the labels falls."""
+    run = tmp_path / "run"
+    assert main(["train", *SMALL, f"run_dir={run}", "loss.terms=residual", "trainer.max_epochs=60"]) == 0
+    with open(run / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert float(rows[-1]["val/rel_l2"]) < 0.5 * float(rows[0]["val/rel_l2"])
+    assert float(rows[-1]["train/loss"]) < 0.8 * float(rows[0]["train/loss"])
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_no_loss_has_an_infinite_gradient_at_zero_error(name):
     grid = Grid((9, 9))
-    truth = torch.randn(2, 1, 9, 9)
+    pde = Darcy(resolution=9, label_resolution=9, modes=8)
+    a = pde.sample(2).float()
+    truth = pde.solve(a.double()).float()
     found = truth.clone().requires_grad_()
-    loss = TrainingLoss(Loss(name), Spec(("a",), ("u",), grid))(found, truth, torch.ones(2, 1, 9, 9), 1)
+    loss = TrainingLoss(Loss(name), Spec(("a",), ("u",), grid), pde)(found, truth, a, 1)
     loss.backward()
     assert loss < 1e-6 and found.grad.isfinite().all()
 
@@ -107,6 +153,12 @@ def test_a_sum_that_is_none_is_refused(text):
 def test_the_energy_needs_a_coefficient():
     with pytest.raises(ConfigError, match="first input of these data is u"):
         TrainingLoss(Loss("energy"), Spec(("u",), ("u",), Grid((8,), location="periodic")))
+
+
+@pytest.mark.parametrize("pde", [None, Burgers()])
+def test_an_equation_without_a_residual_is_told_so(pde):
+    with pytest.raises(ConfigError, match="no residual to minimise"):
+        TrainingLoss(Loss("residual"), Spec(("u",), ("u",), Grid((8,), location="periodic")), pde)
 
 
 def test_a_run_minimises_what_it_was_told(small_data, tmp_path, capsys):

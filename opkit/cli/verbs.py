@@ -193,7 +193,7 @@ def train(argv: list[str]) -> int:
     spec = stepped(pde.spec, stepping, pde.times)
     unrolled(stepping, unroll, pde.times)
     loss = construct("loss", Loss, config["loss"])
-    TrainingLoss(loss, spec)
+    TrainingLoss(loss, spec, pde)
     try:
         model.check(spec)
         model.build(spec)

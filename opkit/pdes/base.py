@@ -149,6 +149,18 @@ class PDE(ABC):
             factor += 1 - factor % 2  # only an odd refinement keeps the centres
         return self.grid.refine(factor)
 
+    def residual(self, inputs: Tensor, outputs: Tensor) -> Tensor:
+        """How far fields are from solving the equation, `(n,)`: a relative norm, differentiable, that needs no labels.
+
+        Args:
+            inputs: `(n, c, *x)`, of any floating type.
+            outputs: `(n, c_out, *x)` on the same grid.
+
+        Raises:
+            NotImplementedError: This equation has none.
+        """
+        raise NotImplementedError(f"{self.equation} has no residual to minimise.")
+
     def on(self, resolution: int) -> "PDE":
         """The same problem on another grid: every other parameter is kept."""
         return dataclasses.replace(self, resolution=resolution)  # type: ignore[type-var]

@@ -7,6 +7,7 @@ A source or boundary values drawn at random are input channels too, (a, f) or (a
 stays a function of the inputs. Discretisation and solvers are those of `opkit.pdes.elliptic`.
 """
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -19,7 +20,7 @@ from torch import Tensor
 from opkit.fields import GRF, seed_key
 from opkit.grid import Boundary, Grid
 from opkit.pdes.base import PDE
-from opkit.pdes.elliptic import FaceMean, Solver, WallLocation, solve_dirichlet
+from opkit.pdes.elliptic import FaceMean, Solver, WallLocation, residual_square, solve_dirichlet
 
 WAVES = 6
 """Pairs of factors of the multiscale coefficient."""
@@ -225,11 +226,26 @@ class Darcy(PDE):
         return a
 
     def _solve(self, inputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        channels = dict(zip(self.inputs, inputs.unbind(1), strict=True))
-        a = channels["a"]
+        a, f, boundary = self._system(inputs)
         if not (a > 0).all():
             raise ValueError(f"Darcy.solve needs a positive coefficient a everywhere, got min a = {a.min():g}.")
-        x, y = self.grid.coordinates.to(a.device)
+        solution, diagnostics = solve_dirichlet(
+            a, f, boundary, self.location, self.face_mean, self.solver, self.tolerance
+        )
+        return solution[:, None], diagnostics
+
+    def residual(self, inputs: Tensor, outputs: Tensor) -> Tensor:
+        """See `PDE.residual`; of the five-point equations on the grid of the fields."""
+        problem = dataclasses.replace(self, resolution=inputs.shape[-1])
+        a, f, boundary = problem._system(inputs)
+        above, below = residual_square(a, outputs[:, 0], f, boundary, self.location, self.face_mean)
+        return (above.clamp_min(torch.finfo(above.dtype).tiny) / below).sqrt()
+
+    def _system(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Coefficient, source, and boundary values that are not zero, at all points."""
+        channels = dict(zip(self.inputs, inputs.unbind(1), strict=True))
+        a = channels["a"]
+        x, y = self.grid.coordinates.to(a)
         if self.source == "random":
             f = channels["f"]
         elif self.source == "sine":
@@ -242,7 +258,4 @@ class Darcy(PDE):
             boundary = channels["g"]
         elif self.boundary_values == "linear":
             boundary = (self.boundary_amplitude * (1 - x)).expand_as(a)
-        solution, diagnostics = solve_dirichlet(
-            a, f, boundary, self.location, self.face_mean, self.solver, self.tolerance
-        )
-        return solution[:, None], diagnostics
+        return a, f, boundary

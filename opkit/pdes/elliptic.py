@@ -25,6 +25,7 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import pad
 
 from opkit.errors import SolverError
 from opkit.pdes.multigrid import VCycle
@@ -161,6 +162,41 @@ def _solve(
     return solution, {"residual": residual, "iterations": iterations, "solver": used}
 
 
+def residual_square(
+    a: Float[Tensor, "n x y"],
+    u: Float[Tensor, "n x y"],
+    f: Float[Tensor, "n x y"],
+    boundary: Float[Tensor, "n x y"] | None = None,
+    location: WallLocation = "node",
+    face_mean: FaceMean = "harmonic",
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """How far any u is from solving the discrete equation, without its solution: squared norms of b - A u and of b.
+
+    The norm is the inverse discrete Laplacian's, (r, L^-1 r), in which the residual is about as large as a grad e, with
+    e the error: within the contrast of a, it is the error's energy. In the plain norm, rough errors would count most.
+    What u differs from its boundary values counts as the gradient it makes across one cell.
+
+    Arguments are those of `solve_dirichlet`, and u at all points; differentiable, in the precision given.
+    """
+    operator, walls = discretise(a, location, face_mean)
+    inner = slice(1, -1) if location == "node" else slice(None)
+    b = f[:, inner, inner] / operator.points_across(location) ** 2
+    edges = torch.zeros(len(a), dtype=u.dtype, device=u.device)
+    given = torch.zeros_like(a) if boundary is None else boundary
+    for edge, coupling, trace in zip(_EDGES, walls, _traces(given, location), strict=True):
+        row = torch.zeros_like(b)
+        row[edge] = coupling * trace
+        b = b + row
+    if location == "node":
+        for edge, coupling, trace in zip(_EDGES, walls, _traces(given, location), strict=True):
+            own = u[:, :, 1:-1][edge] if len(edge) == 2 else u[:, 1:-1][edge]
+            edges = edges + (coupling * (own - trace)).square().sum(1)
+    inverse = SineSolver(b, location)
+    r = b - operator.of(u[:, inner, inner])
+    squares = [(inverse.inverse.to(v) * inverse.forward(v, 2).square()).sum((1, 2)) for v in (r, b)]
+    return squares[0] + edges, squares[1]
+
+
 _ALL = slice(None)
 _EDGES = ((_ALL, 0), (_ALL, -1), (_ALL, _ALL, 0), (_ALL, _ALL, -1))
 """Index of the unknowns next to each wall: x = 0, x = 1, y = 0, y = 1."""
@@ -208,6 +244,14 @@ class FivePoint:
                 target.addcmul_(coupling, neighbour, value=-1)
 
         return apply
+
+    def of(self, u: Tensor) -> Tensor:
+        """A u, differentiable."""
+        x, y = self.x_faces, self.y_faces
+        return (
+            self.centre * u - pad(x * u[:, :-1], (0, 0, 1, 0)) - pad(x * u[:, 1:], (0, 0, 0, 1))
+            - pad(y * u[:, :, :-1], (1, 0)) - pad(y * u[:, :, 1:], (0, 1))
+        )  # fmt: skip
 
     def stencil(self, dtype: torch.dtype) -> tuple[Tensor, dict[tuple[int, int], Tensor]]:
         """The arguments of `VCycle`."""
