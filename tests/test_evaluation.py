@@ -14,7 +14,7 @@ from opkit.evaluation import check_gate, fine_resolutions, parse_gate
 from opkit.evaluation.protocol import measure
 from opkit.evaluation.report import gains
 from opkit.evaluation.statistics import Estimate, gain_with_interval, mean_with_interval
-from opkit.evaluation.verdicts import accuracy_text, super_resolution
+from opkit.evaluation.verdicts import accuracy_text, is_useless, super_resolution
 from opkit.pdes import Darcy
 from opkit.settings import Data, Evaluation
 
@@ -167,6 +167,12 @@ def estimate(low, value, high):
 def test_verdicts(gain, unresolved, resolved, verdict):
     one = estimate(0.9, 1.0, 1.1)
     assert super_resolution(gain, unresolved, estimate(resolved, resolved, resolved), one) == verdict
+    assert super_resolution(gain, unresolved, estimate(resolved, resolved, resolved), one, True) == "does not transfer"
+
+
+@pytest.mark.parametrize(("error", "useless"), [(0.4, False), (0.5, True), (None, True)])
+def test_what_a_constant_does_as_well_is_useless(error, useless):
+    assert is_useless({"value": error}, [{"value": 0.5}, {"value": 0.9}, {"value": None}]) is useless
 
 
 def test_a_surrogate_worse_than_the_mean_is_called_so():

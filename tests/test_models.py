@@ -23,6 +23,7 @@ OTHER = {
     "navier_stokes": [(61, 61), (64, 64), (85, 85), (40, 53)],
 }
 """Grids they must run on too."""
+ADAPTED = ("tfno", "uno", "neuralop_fno")
 CASES = [(model, pde) for model in registry.names("model") for pde in SMALL]
 REFINEMENT = {"native": 0.05, "latent": 0.2, "project": 1e-5}
 """Largest change on twice the points that each kind of model may show on a smooth field, at random weights."""
@@ -178,6 +179,11 @@ def test_bfloat16_autocast_is_close(case):
     assert (out - expected).norm() < 0.1 * expected.norm()
 
 
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(c, marks=pytest.mark.slow if c[0] in ADAPTED and c[1] != "darcy" else ()) for c in CASES],
+    ids="-".join, indirect=True,
+)  # fmt: skip
 def test_the_graph_has_no_breaks(case):
     """Traced whole, batch and (where the model is native) grid free: what torch.compile needs. No code is generated."""
     _, pde, spec, model = case

@@ -102,7 +102,7 @@ def test_with_accumulated_gradients_it_stops_between_optimiser_steps(small_data,
     [
         (["trainer.limit_train_batches=4"], 7),  # epochs end with batches left over
         (["trainer.limit_train_batches=4"], 5),
-        (["data.in_memory=false", "data.loader_workers=1"], 8),
+        pytest.param(["data.in_memory=false", "data.loader_workers=1"], 8, marks=pytest.mark.slow),
     ],
     ids=["a part, at the end", "a part, within", "from disk"],
 )

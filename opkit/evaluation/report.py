@@ -124,6 +124,10 @@ def _report(
     training = next(m for m in metrics if m["model"] == "surrogate")
     resolved_at_training = estimate(measured.coarse.scales["resolved"])
 
+    own = [m for m in metrics if m["resolution"] == pde.resolution]
+    baselines = [m for m in own if m["name"] == "rel_l2" and m["model"] != "surrogate"]
+    useless = verdicts.is_useless(training, baselines)
+
     rows = []
     for grids in measured.fine:
         row: dict[str, Any] = {"resolution": grids.resolution}
@@ -132,14 +136,12 @@ def _report(
         scales = {name: estimate(values) for name, values in grids.scales.items()}
         scales |= gains(grids, evaluation)
         row["verdict"] = verdicts.super_resolution(
-            scales["gain"], scales["unresolved gain"], scales["surrogate resolved"], resolved_at_training
+            scales["gain"], scales["unresolved gain"], scales["surrogate resolved"], resolved_at_training, useless
         )
         row["scales"] = {name.replace(" ", "_"): asdict(value) for name, value in scales.items()}
-        row["text"] = verdicts.resolution_text(row, pde.resolution, ndim, mode)
+        row["text"] = verdicts.resolution_text(row, pde.resolution, ndim, mode, useless)
         rows.append(row)
 
-    own = [m for m in metrics if m["resolution"] == pde.resolution]
-    baselines = [m for m in own if m["name"] == "rel_l2" and m["model"] != "surrogate"]
     by_step = [m for m in own if m["name"] == "rel_l2_step" and m["model"] == "surrogate"]
     label = _label_error(measured.label_error)
     statements: list[dict[str, Any]] = [

@@ -4,6 +4,7 @@ A surrogate *super-resolves* on a finer grid if it beats interpolation of its ow
 the unresolved scales (lower ends of both intervals above zero) and keeps its accuracy on the resolved scales (at most
 1.1 times its error on the training grid). It *transfers* if it keeps that accuracy and its whole error is at most 1.1
 times that of interpolation. Otherwise it *does not transfer*: on that grid, interpolate its coarse prediction instead.
+A surrogate that is no better than the training mean, or than leaving things as they are, has nothing to transfer.
 """
 
 from typing import Any
@@ -19,15 +20,23 @@ LABEL_MARGIN = 3
 
 
 def super_resolution(
-    gain: Estimate, unresolved_gain: Estimate, resolved: Estimate, resolved_at_training: Estimate
+    gain: Estimate, unresolved_gain: Estimate, resolved: Estimate, resolved_at_training: Estimate, useless: bool = False
 ) -> str:
-    """`super-resolves`, `transfers` or `does not transfer`, see the module's text."""
+    """`super-resolves`, `transfers` or `does not transfer`, see the module's text.
+
+    Args:
+        gain: Over interpolation.
+        unresolved_gain: Over predicting nothing in the unresolved scales.
+        resolved: Error in the resolved scales.
+        resolved_at_training: The same on the training grid.
+        useless: Whether the surrogate is no better than what knows nothing, see `is_useless`.
+    """
 
     def low(estimate: Estimate) -> float:
         bound = estimate.value if estimate.ci_low is None else estimate.ci_low
         return -float("inf") if bound is None else bound
 
-    if resolved.value is None or resolved_at_training.value is None:
+    if useless or resolved.value is None or resolved_at_training.value is None:
         return "does not transfer"
     keeps = resolved.value <= SLACK * resolved_at_training.value
     if keeps and low(gain) > 0 and low(unresolved_gain) > 0:
@@ -53,6 +62,12 @@ def size(resolution: int, ndim: int) -> str:
     return f"{resolution} points" if ndim == 1 else " x ".join([str(resolution)] * ndim)
 
 
+def is_useless(error: dict[str, Any], baselines: list[dict[str, Any]]) -> bool:
+    """Whether the surrogate's rel_l2 is no smaller than that of a model that knows nothing."""
+    known = [b["value"] for b in baselines if b["value"]]
+    return error["value"] is None or any(error["value"] >= value for value in known)
+
+
 def accuracy_text(
     error: dict[str, Any], baselines: list[dict[str, Any]], ndim: int, steps: list[dict[str, Any]]
 ) -> str:
@@ -74,7 +89,7 @@ def accuracy_text(
     path = ""
     if len(steps) > 1:
         path = f"; {percent(steps[0]['value'])} after the first step, {percent(steps[-1]['value'])} after the last"
-    useless = any(error["value"] >= b["value"] for b in known)
+    useless = is_useless(error, baselines)
     return (
         f"On {grid}, the training grid, the relative L2 error{over} is {percent(error['value'])} "
         f"({interval(error)}, {error['n']} test samples{path}){compared}."
@@ -113,7 +128,7 @@ MODES = {
 """What `Operator.resolution` means, in words."""
 
 
-def resolution_text(row: dict[str, Any], training: int, ndim: int, mode: str) -> str:
+def resolution_text(row: dict[str, Any], training: int, ndim: int, mode: str, useless: bool = False) -> str:
     """One sentence on one finer grid, which the model meets as `mode` says."""
     grid, coarse = size(row["resolution"], ndim), size(training, ndim)
     figures = (
@@ -126,5 +141,7 @@ def resolution_text(row: dict[str, Any], training: int, ndim: int, mode: str) ->
         "transfers": "It keeps its error there, and adds no detail that interpolation would not.",
         "does not transfer": f"Use it on {coarse} and interpolate.",
     }[row["verdict"]]
+    if useless:
+        advice = f"What is useless on {coarse} cannot be more on a finer grid."
     how = "" if mode == "native" else f" ({MODES[mode]})"
     return f"On {grid} it {row['verdict']}{how}: {figures}. {advice}"
