@@ -15,7 +15,6 @@ from opkit.callbacks import EpochTable
 from opkit.cli import main
 from opkit.store import Dataset
 
-
 OTHER_OPTIMISERS = ("rmsprop", "adafactor", "radam", "adamax")
 
 
