@@ -110,7 +110,7 @@ class SupervisedTask(L.LightningModule):
         first = calls - 1 if self.unroll.loss == "last" else first
         targets = targets[:, first * self.predicted : calls * self.predicted]
         prediction = torch.cat(parts[first:], 1)
-        loss = self.loss(prediction, targets, inputs, self.channels)
+        loss = self.loss(prediction, targets, inputs, self.channels) if samples else 0 * prediction.sum()
         with torch.no_grad():
             error = (prediction - targets).flatten(1).norm(dim=1) / targets.flatten(1).norm(dim=1)
             sums = torch.stack([loss * len(inputs), error.sum(), loss.new_tensor(len(inputs))])
@@ -168,7 +168,8 @@ class SupervisedTask(L.LightningModule):
         if self.trainer.is_last_batch:
             loss, error = self._means(self._train[:3])
             if not torch.isfinite(loss):
-                raise self._diverged("loss", loss)
+                first = int(self._failed)
+                raise self._diverged("loss", loss, first if first >= 0 else None)
             [norm] = self._means(self._train[3:])
             self.log_dict({"train/loss": loss, "train/rel_l2": error, "train/grad_norm": norm})
 
