@@ -22,7 +22,7 @@ SMALL_GRID = {
 QUICK = {"burgers", "darcy", "navier_stokes", "darcy-boundary", "darcy-cell", "navier_stokes-conditional"}
 """One of each shape of problem; the other variants differ in numbers."""
 FAMILIES = ("burgers", "darcy", "navier_stokes")
-TRAINED = {"fno": QUICK, "galerkin": FAMILIES, "mgno": FAMILIES, "gnot": FAMILIES}
+TRAINED = {"fno": QUICK, "galerkin": FAMILIES, "mgno": FAMILIES}
 """What each model is trained on in the quick suite, the others on Darcy."""
 OTHER_GRIDS = ["pde.resolution=33", "pde.label_resolution=33"]
 
@@ -36,7 +36,10 @@ COMBINATIONS += [
 ]
 
 
-@pytest.mark.parametrize(("pde", "model", "preset"), COMBINATIONS)
+@pytest.mark.parametrize(
+    ("pde", "model", "preset"),
+    [pytest.param(*c, marks=() if c[1] == "fno" or c[0] in QUICK else pytest.mark.slow) for c in COMBINATIONS],
+)
 def test_every_combination_resolves_and_its_model_fits_its_grid(pde, model, preset, capsys):
     chosen = ["--pde", pde, "--model", model] + (["--preset", preset] if preset else [])
     assert main(["train", *chosen, "--print_config"]) == 0

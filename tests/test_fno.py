@@ -380,6 +380,7 @@ def test_bfloat16_autocast_runs_and_stays_close():
         assert (rough.float() - exact).norm() < 0.05 * exact.norm()
 
 
+@pytest.mark.slow
 def test_compiled_it_gives_the_same_numbers():
     model = FNO(1, 1, n_modes=(6, 6), width=4, n_layers=1, projection_width=4, padding=1 / 7)
     u = torch.randn(2, 1, 15, 15)

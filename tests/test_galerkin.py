@@ -411,6 +411,7 @@ def test_arguments_survive_json():
     assert not list(model.buffers()) and not any(v.is_complex() for v in model.state_dict().values())
 
 
+@pytest.mark.slow
 def test_overfits_eight_samples():
     model = GalerkinTransformer(1, 1, 2, (13, 13), n_modes=(8, 8), width=16, n_layers=1, decoder_width=16)
     u, v = torch.randn(8, 1, 13, 13), torch.randn(8, 1, 13, 13)
@@ -452,6 +453,7 @@ def test_one_graph_for_every_grid_and_batch(kind):
     assert len(graphs) == 1
 
 
+@pytest.mark.slow
 def test_compiled_with_scalers_it_gives_the_same_numbers():
     torch._dynamo.reset()
     model = small(scalers=True, shape=(12, 12), boundary="dirichlet", n_layers=1)

@@ -373,6 +373,7 @@ def test_grid_and_scattered_versions_of_the_same_data_train():
     assert loss(model(u), target) < 0.9 * at_first
 
 
+@pytest.mark.slow
 def test_overfits_four_samples():
     model = GNOT(1, 1, 1, **SMALL | dict(width=24))
     u = torch.randn(4, 1, 32)

@@ -301,6 +301,7 @@ def marks(tmp_path) -> Path:
     return tmp_path / "marks"
 
 
+@pytest.mark.slow
 def test_a_shard_whose_process_died_is_made_by_another(root, marks):
     pde = Deadly(resolution=9, label_resolution=9, modes=8, marks=str(marks), deaths=1)
     data = ensure(pde, "train", 3 * SHARD, workers=2)
@@ -326,6 +327,7 @@ def test_what_has_no_solution_is_not_tried_again(root, marks, workers):
 
 
 @LIVE
+@pytest.mark.slow
 def test_a_dask_worker_that_is_killed_loses_nothing(root, expected):
     process = start(root, "workers=2", "launcher=dask")
     try:

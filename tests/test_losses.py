@@ -122,6 +122,7 @@ def test_the_residual_measures_the_errors_energy():
         assert pde.residual(inputs, wrong).item() == pytest.approx(wanted, rel=0.1)
 
 
+@pytest.mark.slow
 def test_a_network_learns_from_the_equation_alone(small_data, tmp_path):
     """No label is looked at, and the error in the labels falls."""
     run = tmp_path / "run"

@@ -451,6 +451,7 @@ def test_arguments_survive_json():
     assert model(torch.randn(1, 2, 20, 24)).shape == (1, 1, 20, 24)
 
 
+@pytest.mark.slow
 def test_overfits_four_samples():
     model = MgNO(1, 1, shape=(13, 13), width=12, n_layers=2)
     u, v = torch.randn(4, 1, 13, 13), torch.randn(4, 1, 13, 13)

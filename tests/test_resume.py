@@ -77,6 +77,7 @@ def test_a_signal_saves_stops_with_75_and_resumes(step, number, whole, small_dat
     assert_same(run, whole)
 
 
+@pytest.mark.slow
 def test_with_accumulated_gradients_it_stops_between_optimiser_steps(small_data, tmp_path, monkeypatch):
     command = [*DROPOUT, "trainer.accumulate_grad_batches=4"]  # 6 batches: steps after the fourth and the sixth
     assert main(["train", *command, f"run_dir={tmp_path / 'whole'}"]) == 0
@@ -101,7 +102,7 @@ def test_with_accumulated_gradients_it_stops_between_optimiser_steps(small_data,
     ("settings", "step"),
     [
         (["trainer.limit_train_batches=4"], 7),  # epochs end with batches left over
-        (["trainer.limit_train_batches=4"], 5),
+        pytest.param(["trainer.limit_train_batches=4"], 5, marks=pytest.mark.slow),
         pytest.param(["data.in_memory=false", "data.loader_workers=1"], 8, marks=pytest.mark.slow),
     ],
     ids=["a part, at the end", "a part, within", "from disk"],
@@ -169,7 +170,9 @@ c.os = Os()
 RUN = "import sys; from opkit.cli import main; sys.exit(main(sys.argv[1:]))"
 
 
-@pytest.mark.parametrize("where", FAULTS)
+@pytest.mark.parametrize(
+    "where", [pytest.param("in a step", marks=pytest.mark.slow), "while saving", "between renames"]
+)
 def test_a_killed_run_resumes(where, whole, small_data, tmp_path):
     run = tmp_path / "run"
     code = KILL + FAULTS[where] + RUN
@@ -200,6 +203,7 @@ T.training_step = struck
     assert_same(run, whole)
 
 
+@pytest.mark.slow
 def test_a_slurm_job_out_of_time_is_queued_again_and_continues(whole, small_data, tmp_path):
     """The batch script itself, without srun; `scontrol` is a stub that notes what it was asked."""
     strike = """
