@@ -38,7 +38,7 @@ class EpochTable(L.Callback):
     )  # fmt: skip
 
     def __init__(self, path: Path):
-        self.path, self.began, self.rate, self.validating, self.samples = path, 0.0, 0.0, 0.0, 0
+        self.path, self.began, self.rate, self.validating = path, 0.0, 0.0, 0.0
         self.loggers: list[Logger] = []
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -51,11 +51,10 @@ class EpochTable(L.Callback):
         self._write(rows, "w")
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.began, self.validating, self.samples = time.monotonic(), 0.0, 0
+        self.began, self.validating = time.monotonic(), 0.0
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, *_: Any) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
         self.rate = trainer.optimizers[0].param_groups[0]["lr"]  # by the epoch's end the schedule has moved on
-        self.samples += len(batch[0]) * trainer.world_size
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -74,7 +73,8 @@ class EpochTable(L.Callback):
             return
         values = {name: float(v) for name, v in trainer.callback_metrics.items() if name in self.columns}
         seconds = time.monotonic() - self.began
-        values["samples_per_second"] = self.samples / max(1e-9, seconds - self.validating)
+        task: Any = pl_module
+        values["samples_per_second"] = float(task.seen) / max(1e-9, seconds - self.validating)
         self._log(values | {"epoch": trainer.current_epoch, "lr": self.rate}, trainer.global_step)
         row = {"epoch": trainer.current_epoch, "step": trainer.global_step, "lr": f"{self.rate:.6g}"}
         row |= {name: f"{value:.6g}" for name, value in values.items()}

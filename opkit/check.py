@@ -47,7 +47,10 @@ def check(run: Run) -> Iterator[str]:
     cores = run.workers or available_cores()
     room = human_bytes(made.estimate(missing))
     waiting = f", about {_duration(missing * each / cores)} with {cores} worker{'s' if cores > 1 else ''} and {room}"
-    yield f"data       {data.train} training samples, {missing} still to be made{waiting if missing else ''}"
+    if data.mode == "online":
+        yield f"data       {data.train} training samples, solved while it trains: {each:.3g} s each, {cores} at a time"
+    else:
+        yield f"data       {data.train} training samples, {missing} still to be made{waiting if missing else ''}"
 
     stored = {k: v.float() for k, v in (labels.fields | labels.scalars).items()}
     if pde.times is None:
@@ -103,6 +106,8 @@ def check(run: Run) -> Iterator[str]:
         )
     per_epoch = -(-items // batch)
     epochs = int(run.trainer.get("max_epochs") or 0)
+    if data.mode == "online":
+        per_epoch = items * data.reuse // batch // max(1, epochs)
     steps = int(run.trainer["max_steps"]) if run.trainer.get("max_steps", -1) > 0 else epochs * per_epoch
     over = f" on each of {world} devices" if world > 1 else ""
     yield (

@@ -70,6 +70,8 @@ class SupervisedTask(L.LightningModule):
         self._val: list[Tensor] = []  # relative errors of samples, whole and by band, (4, n)
         self._train = torch.zeros(5, dtype=torch.float64)
         """Of the epoch so far: losses, errors, samples; norms of the gradients, optimiser steps."""
+        self.seen = torch.zeros(())
+        """Samples of the epoch so far that this session trained on, over all ranks."""
         self._failed = torch.tensor(-1)  # the epoch's first batch whose loss was not finite
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -86,6 +88,7 @@ class SupervisedTask(L.LightningModule):
         if batch_idx == 0:
             self._train = torch.zeros_like(self._train)
             self._failed = torch.tensor(-1)
+            self.seen = torch.zeros_like(self.seen)
         step = self.trainer.fit_loop.total_batch_idx
         key = seed_key("training step", self.seed, self.global_rank * SPLIT_STRIDE + step)
         torch.manual_seed(int(key.generate_state(1, np.uint64)[0]))
@@ -139,6 +142,7 @@ class SupervisedTask(L.LightningModule):
         if self.trainer.world_size > 1:
             torch.distributed.all_reduce(own)  # Lightning's own would wait at a barrier
         total, failed = own
+        self.seen = self.seen.to(total.device) + total
         self._failed = torch.where((failed > 0) & (self._failed.to(loss.device) < 0), batch_idx, self._failed)
         if (loss.device.type == "cpu" or batch_idx % 10 == 9) and (first := int(self._failed)) >= 0:
             raise self._diverged("loss", loss, first)
@@ -195,7 +199,8 @@ class SupervisedTask(L.LightningModule):
         return Diverged(
             f"Training diverged in epoch {self.current_epoch + 1}{where}: the {what} is {value.item()}. "
             f"Lower optim.lr (now {self.optim.lr}) or set optim.grad_clip=1"
-            f"{f' or trainer.precision=32-true (now {self.trainer.precision})' if low else ''}, in another run_dir."
+            f"{f' or trainer.precision=32-true (now {self.trainer.precision})' if low else ''}, in another run_dir. "
+            "The state it ended with is in checkpoints/failed.ckpt."
         )
 
     def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:

@@ -48,6 +48,13 @@ def test_a_check_of_an_evolution_equation_counts_windows(tmp_path, monkeypatch, 
     assert "48 steps (24 an epoch)" in said
 
 
+def test_a_check_of_an_online_run_counts_uses(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("OPKIT_DATA", str(tmp_path / "data"))
+    assert main(["train", *SMALL, "data.mode=online", "data.reuse=4", "data.reservoir=8", "--check"]) == 0
+    said = capsys.readouterr().out  # 24 samples 4 times, 4 at a time, in two epochs
+    assert "solved while it trains" in said and "still to be made" not in said and "24 steps (12 an epoch)" in said
+
+
 @pytest.mark.parametrize(("setting", "said"), [("optim.lr=1e-30", "no weight moves"), ("optim.lr=1e30", "Lower optim")])
 def test_a_run_that_would_train_nothing_is_refused(setting, said, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("OPKIT_DATA", str(tmp_path / "data"))

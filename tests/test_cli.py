@@ -728,3 +728,23 @@ def test_a_shipped_file_that_names_no_equation_is_refused(layered, refuse, path,
     (layered / "pde/odd.yaml").write_text(f"class_path: {path}\n")
     message = refuse("generate", "--pde=odd")
     assert "odd.yaml" in message and said in message
+
+
+def test_a_user_without_name_and_home_gets_places_to_write(monkeypatch, tmp_path):
+    """As in a container that runs under any number: torch.compile asks for a name, matplotlib for a home."""
+    import getpass
+    import os
+
+    from opkit import cli
+
+    def nobody():
+        raise KeyError("getpwuid(): uid not found: 54321")
+
+    for name in ("LOGNAME", "MPLCONFIGDIR", "XDG_CACHE_HOME", "WANDB_CACHE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(cli.os, "environ", dict(os.environ))
+    monkeypatch.setattr(getpass, "getuser", nobody)
+    monkeypatch.setattr(cli.os, "access", lambda *_: False)
+    cli._settle_in()
+    assert os.environ["LOGNAME"] == str(os.getuid())
+    assert os.environ["MPLCONFIGDIR"].endswith(f"opkit-{os.getuid()}/mplconfigdir")

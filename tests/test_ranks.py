@@ -21,8 +21,17 @@ def test_two_ranks_are_one_in_float64(small_data, tmp_path):
     """Weights, running statistics of a norm over the batch, losses and validation errors."""
     one, two = tmp_path / "one", tmp_path / "two"
     assert main(["train", *UNEVEN, f"run_dir={one}"]) == 0
-    ended = on_ranks([*UNEVEN, f"run_dir={two}"])
+    count = f"""
+from opkit.callbacks import EpochTable as T
+end = T.on_train_epoch_end
+def counted(self, trainer, task):
+    open({str(tmp_path / "seen")!r}, "a").write(f"{{float(task.seen):g}} ")
+    return end(self, trainer, task)
+T.on_train_epoch_end = counted
+"""
+    ended = on_ranks([*UNEVEN, f"run_dir={two}"], count)
     assert [code for code, _ in ended] == [0, 0], ended
+    assert (tmp_path / "seen").read_text().split() == ["23"] * 4  # two ranks, two epochs
     ours, theirs = state(two), state(one)
     assert ours["state_dict"].keys() == theirs["state_dict"].keys()
     for name, value in theirs["state_dict"].items():
