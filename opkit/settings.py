@@ -208,17 +208,29 @@ class Evaluation:
     """What the evaluator looks at.
 
     Args:
+        suite: How much. "quick": what the data at hand allow, under a minute; "standard": also trajectories ten times
+            as long as the training's, made on demand; "full": also other parameters and inputs, and more repetitions.
         resolutions: Finer grids for zero-shot super-resolution, points per side; null takes those that share the
             labels' grid.
+        horizon: Steps of rollouts that have a truth to compare with; null: ten times those of a training trajectory,
+            quick: as many as it has.
+        steps: Steps of rollouts in all; those beyond the truth are watched for divergence. Null: ten times those of a
+            training trajectory.
+        rollouts: Trajectories rolled out.
         resamples: Bootstrap resamples per confidence interval.
         seed: Seed of the bootstrap.
     """
 
+    suite: Literal["quick", "standard", "full"] = "standard"
     resolutions: tuple[int, ...] | None = None
+    horizon: int | None = None
+    steps: int | None = None
+    rollouts: int = 32
     resamples: int = 9999
     seed: int = 0
 
     def __post_init__(self) -> None:
         _at_least("evaluation", 100, resamples=self.resamples)
         _at_least("evaluation", 0, seed=self.seed)
+        _at_least("evaluation", 1, horizon=self.horizon, steps=self.steps, rollouts=self.rollouts)
         _at_least("evaluation", 5, resolutions=min(self.resolutions or (5,)))

@@ -26,7 +26,7 @@ import math
 import os
 import re
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -317,6 +317,31 @@ class Dataset:
                         parts[name].append(values)
         return {name: torch.cat(values) for name, values in parts.items()}
 
+    def windows(self, count: int, length: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The first `count` trajectories, verified, in pieces of time that need not all be in memory.
+
+        Args:
+            count: Samples.
+            length: Frames at a time.
+
+        Yields:
+            `length` frames or fewer of all of them, `(count, t, c, *x)` float32, in order, and their parameters drawn
+            per sample, `(count, k)`.
+        """
+        assert self.pde.times is not None
+        self.verify(count)
+        shards = [(start, min(stop, count), path) for start, stop, path in self.shards() if start < count]
+        for first in range(0, len(self.pde.times), length):
+            parts = []
+            for start, stop, path in shards:
+                with _open(path) as file:
+                    rows = slice(0, stop - start)
+                    parts.append(
+                        trajectories(self.pde, _read(file, path, self.pde, rows, slice(first, first + length)))
+                    )
+            frames, constants = (torch.cat(values) for values in zip(*parts, strict=True))
+            yield frames, constants
+
     def size(self) -> int:
         """Bytes on disk."""
         return sum(path.stat().st_size for _, _, path in self.shards())
@@ -404,12 +429,15 @@ def read_fields(path: Path, pde: "PDE", rows: slice | np.ndarray) -> dict[str, T
     return _read(_kept_open(path), path, pde, rows)
 
 
-def _read(file: "Mapping[str, h5py.Dataset]", path: Path, pde: "PDE", rows: slice | np.ndarray) -> dict[str, Tensor]:
+def _read(
+    file: "Mapping[str, h5py.Dataset]", path: Path, pde: "PDE", rows: slice | np.ndarray, times: slice | None = None
+) -> dict[str, Tensor]:
     out = {}
     places = {name: f"t0_fields/{name}" for name in pde.fields} | {name: f"scalars/{name}" for name in pde.varying}
     for name, place in places.items():
         try:
-            values = torch.from_numpy(file[place][rows].astype(np.float32, copy=False))
+            chosen = (rows, times) if times is not None and name in pde.fields else rows
+            values = torch.from_numpy(file[place][chosen].astype(np.float32, copy=False))
         except (OSError, KeyError) as problem:
             raise _damaged(path, f"field {name}: {problem}") from None
         # A sum is finite only if all terms are, and takes one pass; where huge values overflow it, look at each.

@@ -12,7 +12,7 @@ import torch
 from opkit.errors import ConfigError, GateError
 from opkit.evaluation import check_gate, fine_resolutions, parse_gate
 from opkit.evaluation.protocol import measure
-from opkit.evaluation.report import gains
+from opkit.evaluation.records import Records
 from opkit.evaluation.statistics import Estimate, gain_with_interval, mean_with_interval
 from opkit.evaluation.verdicts import accuracy_text, is_useless, super_resolution
 from opkit.pdes import Darcy
@@ -21,6 +21,7 @@ from opkit.settings import Data, Evaluation
 PDE = Darcy(resolution=13, label_resolution=49, modes=24, coefficient="lognormal")
 DATA = Data(train=8, val=2, test=8, test_fine=8)
 SETTINGS = Evaluation(resolutions=(25, 49), resamples=200)
+gains = Records(SETTINGS).gains
 
 
 @pytest.fixture(scope="module")
@@ -46,14 +47,14 @@ def test_the_exact_solver_is_exact_where_labels_were_solved(shared_data):
     finest = measure(solver, PDE, DATA, SETTINGS, workers=1).fine[-1]
     assert finest.resolution == 49
     assert finest.errors["surrogate"]["rel_l2"].max() < 1e-6
-    found = gains(finest, SETTINGS)
+    found = gains(finest)
     assert found["unresolved gain"].value > 1 - 1e-6
     assert found["gain"].value > 0.99
 
 
 def test_interpolation_as_model_gains_exactly_nothing(shared_data):
     for grids in measure(interpolator, PDE, DATA, SETTINGS, workers=1).fine:
-        assert abs(gains(grids, SETTINGS)["gain"].value) < 1e-9
+        assert abs(gains(grids)["gain"].value) < 1e-9
         for name in ("rel_l2", "rel_h1", "max_error"):
             own, free = (grids.errors[model][name] for model in ("surrogate", "interpolation"))
             torch.testing.assert_close(own, free, rtol=1e-9, atol=0)
@@ -73,7 +74,7 @@ def test_fine_noise_is_an_error_of_unresolved_scales_alone(shared_data):
     torch.testing.assert_close(
         finest.scales["surrogate unresolved"], finest.errors["surrogate"]["rel_l2"], rtol=1e-6, atol=0
     )
-    assert gains(finest, SETTINGS)["unresolved gain"].value < -10
+    assert gains(finest)["unresolved gain"].value < -10
 
 
 def test_scales_and_walls_sum_to_the_error(shared_data):
@@ -131,8 +132,8 @@ def test_intervals_cover_the_true_mean():
 
 
 def test_what_has_no_mean_or_no_interval_says_why():
-    assert mean_with_interval(np.array([1.0, np.nan]), 200, 0) == Estimate(
-        None, None, None, 2, reason="undefined for 1 of 2 samples"
+    assert mean_with_interval(np.array([1.0, np.nan, 1.0]), 200, 0) == Estimate(
+        None, None, None, 3, median=1.0, reason="undefined for 1 of 3 samples"
     )
     assert mean_with_interval(np.array([3.0]), 200, 0).reason == "one sample has no interval"
     assert mean_with_interval(np.array([3.0, 3.0]), 200, 0).reason == "all samples agree"
@@ -173,6 +174,7 @@ def test_verdicts(gain, unresolved, resolved, verdict):
 @pytest.mark.parametrize(("error", "useless"), [(0.4, False), (0.5, True), (None, True)])
 def test_what_a_constant_does_as_well_is_useless(error, useless):
     assert is_useless({"value": error}, [{"value": 0.5}, {"value": 0.9}, {"value": None}]) is useless
+    assert is_useless({"value": 1.04}, [{"value": 1.2}])  # predicting zero is better than both
 
 
 def test_a_surrogate_worse_than_the_mean_is_called_so():

@@ -127,4 +127,66 @@ def test_bands_are_where_the_waves_are():
     error = 0.1 + root * (0.2 * torch.sin(4 * x) + 0.3 * torch.cos(5 * x) + 0.4 * torch.sin(12 * x))
     error = error + root * 0.5 * torch.cos(13 * x)
     found = metrics.band_errors(truth + error, truth, grid)[:, 0].tolist()
-    assert found == pytest.approx([(0.1**2 + 0.2**2) ** 0.5, 0.5, 0.5], rel=1e-12)
+    assert found == pytest.approx([0.1, (0.2**2 + 0.3**2) ** 0.5, (0.4**2 + 0.5**2) ** 0.5], rel=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(32,), (31,), (16, 15), (8, 9, 10)])
+def test_absolute_bands_sum_to_the_mean_square_error(shape):
+    grid = Grid(shape, "periodic", 2.0)
+    u, e = torch.randn(2, 3, 2, *shape, dtype=torch.float64)
+    bands = metrics.rmse_bands(u + e, u, grid)
+    torch.testing.assert_close(bands.square().sum(0), e.square().flatten(1).mean(1), rtol=1e-10, atol=0)
+
+
+def test_a_scaled_field_has_no_phase_error_and_a_shifted_one_no_amplitude_error():
+    """(1 + d) u: every ratio is d, its spectrum 2 log10(1 + d) away; a wave shifted by phi: 2 |sin(phi / 2)|."""
+    grid = Grid((48,), "periodic", 2 * math.pi)
+    x = grid.coordinates[0]
+    u = torch.sin(3 * x)[None, None]
+    for name in ("rel_l2", "nrmse", "vrmse", "rel_linf"):
+        assert getattr(metrics, name)(1.2 * u, u).item() == pytest.approx(0.2, rel=1e-12)
+    assert abs(metrics.phase_error(1.2 * u, u, grid)[0].item()) < 1e-12
+
+    def spectrum(v):
+        return metrics.shell_spectrum(metrics.mode_energy(v, grid), grid)
+
+    distance = metrics.log_spectral_distance(spectrum(1.2 * u), spectrum(u)).item()
+    assert distance == pytest.approx(2 * math.log10(1.2), rel=1e-12)
+    shifted = torch.sin(3 * x + 0.3)[None, None]
+    assert metrics.rel_l2(shifted, u).item() == pytest.approx(2 * math.sin(0.15), rel=1e-12)
+    assert metrics.log_spectral_distance(spectrum(shifted), spectrum(u)).item() < 1e-12
+    assert metrics.phase_error(shifted, u, grid)[0].item() == pytest.approx(1 - math.cos(0.3), rel=1e-12)
+
+
+def test_ratios_are_averaged_over_channels_not_taken_jointly():
+    """Channels 3 and 0.1 large, errors 0.3 and 0.1: 0.1 and 1 average to 0.55; jointly it is sqrt(0.1 / 9.01)."""
+    u = torch.tensor([3.0, 0.1]).view(1, 2, 1) * torch.tensor([1.0, -1.0, 1.0, -1.0])
+    p = u + torch.tensor([0.3, 0.1]).view(1, 2, 1)
+    assert metrics.nrmse(p, u).item() == pytest.approx(0.55, rel=1e-6)
+    assert metrics.vrmse(p, u).item() == pytest.approx(0.55, rel=1e-6)
+    assert metrics.srmse(p, u, torch.tensor([3.0, 1.0])).item() == pytest.approx(0.1, rel=1e-6)
+    assert metrics.rel_l2(p, u).item() == pytest.approx(math.sqrt(0.1 / 9.01), rel=1e-6)
+
+
+def test_predicting_the_mean_has_vrmse_one():
+    u = torch.rand(2, 1, 9, 9, dtype=torch.float64) + 5
+    grid = Grid((9, 9))  # trapezoid weights: its mean is not the plain one
+    mean = metrics.space_mean(u, grid)[..., None, None]
+    torch.testing.assert_close(metrics.vrmse(mean.expand_as(u), u, grid), torch.ones(2, dtype=torch.float64))
+
+
+def test_what_is_no_larger_than_the_least_has_no_relative_error():
+    u = torch.full((1, 1, 4), 1e-9)
+    assert metrics.rel_l2(u * 2, u).item() == pytest.approx(1)
+    assert metrics.rel_l2(u * 2, u, least=1e-6).isnan().all()
+
+
+def test_the_energy_norm_weighs_the_gradient():
+    """u = x, e = y / 10 on the unit square with a = 4 where x < 1/2 and 1 beyond: sqrt(0.01 * 2.5 / 2.5)."""
+    grid = Grid((65, 65))
+    x, y = grid.coordinates
+    a = torch.where(x < 0.5, 4.0, 1.0)[None, None]
+    error = metrics.rel_energy((x + 0.1 * y)[None, None], x[None, None], grid, a)
+    assert error.item() == pytest.approx(0.1, rel=1e-12)
+    error = metrics.rel_energy((x + torch.relu(x - 0.5))[None, None], x[None, None], grid, a)
+    assert error.item() == pytest.approx(math.sqrt(0.5 / 2.5), rel=2e-2)  # the jump falls into one cell

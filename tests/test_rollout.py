@@ -200,8 +200,8 @@ def test_memory_fields_of_a_steady_problem_are_samples():
 
 TINY = [
     "data.train=6", "data.val=2", "data.test=4", "data.test_fine=2", "data.batch_size=4", "trainer.max_epochs=1",
-    "trainer.accelerator=cpu", "evaluation.resamples=100", "compile=false", "workers=1", "model.width=4",
-    "model.projection_width=8",
+    "trainer.accelerator=cpu", "evaluation.resamples=100", "evaluation.suite=quick", "compile=false", "workers=1",
+    "model.width=4", "model.projection_width=8",
 ]  # fmt: skip
 
 
@@ -234,7 +234,9 @@ def test_a_run_from_data_to_bundle(pde, settings, tmp_path, capsys):
     assert surrogate.rollout(np.random.default_rng(0).normal(size=shape), steps=4).shape[:3] == (2, 4, 1)
     assert main(["verify", str(run)]) == 0
     assert "confirmed" in capsys.readouterr().out
+    assert report["rollout"]["steps"] == 10 * horizon and report["rollout"]["reference_steps"] == horizon
     assert main(["evaluate", str(run), "--gate", "rel_l2<0.000001"]) == 3
+    assert main(["evaluate", str(run), "--gate", "divergence_time>0,correlation_time>=0"]) == 0
     assert Path(run / "surrogate" / "README.md").read_text().count("rel_l2_step") >= 1
 
 

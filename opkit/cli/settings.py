@@ -261,3 +261,21 @@ def with_names(config: dict[str, Any], chosen: dict[str, str]) -> dict[str, Any]
 
 def without_name(section: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in section.items() if k != "name"}
+
+
+def worker_count(value: int | None) -> int | None:
+    if value is not None and value < 1:
+        raise ConfigError(f"workers must be at least 1, got {value}.")
+    return value
+
+
+def device_name(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as problem:
+        raise ConfigError(f"device={name} is not available here ({str(problem).splitlines()[0]}).") from None
+    return name

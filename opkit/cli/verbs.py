@@ -1,4 +1,4 @@
-"""The commands, one function each: from arguments to an exit code."""
+"""The commands, one function each: from arguments to an exit code; `evaluate` has its own module."""
 
 import json
 import os
@@ -6,24 +6,28 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from opkit.cli.evaluating import evaluate
 from opkit.cli.settings import (
     FLAGS,
     OWN_TRAINER_ARGUMENTS,
     Request,
     about,
     construct,
+    device_name,
     dump,
     layered,
     make_parser,
-    merge,
     plain,
     printed_help,
     resolve,
     with_names,
     without_name,
+    worker_count,
 )
 from opkit.errors import ConfigError
-from opkit.registry import names, read_yaml, tuples
+from opkit.registry import names, tuples
+
+__all__ = ["convert", "doctor", "evaluate", "export", "generate", "train", "verify"]
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -82,12 +86,12 @@ def _generate_data(argv: list[str]) -> int:
     pde = construct("pde", pde_class(chosen["pde"]), tuples(config["pde"]))
     data = construct("data", Data, config["data"])
     evaluation = construct("evaluation", Evaluation, tuples(config["evaluation"]))
-    workers = _workers(config["workers"])
+    workers = worker_count(config["workers"])
     from opkit.evaluation import fine_problems
     from opkit.launch import launch
     from opkit.store import Dataset, data_root
 
-    device = "cpu" if config["device"] == "auto" else _device(config["device"])
+    device = "cpu" if config["device"] == "auto" else device_name(config["device"])
     wanted = [(pde, s, getattr(data, s)) for s in ("train", "val", "test")]
     wanted += [(fine, "test", min(data.test_fine, data.test)) for fine in fine_problems(pde, evaluation)]
     with launch(config["launcher"], config["scheduler"], workers, device) as run:
@@ -205,14 +209,14 @@ def train(argv: list[str]) -> int:
         raise ConfigError(f"seeds must be at least 1, got {config['seeds']}.")
     data, optim = construct("data", Data, config["data"]), construct("optim", Optim, config["optim"])
     evaluation = construct("evaluation", Evaluation, tuples(config["evaluation"]))
-    workers = _workers(config["workers"])
+    workers = worker_count(config["workers"])
     from opkit.evaluation.protocol import fine_resolutions
     from opkit.loggers import parse as parse_loggers
     from opkit.seeds import train_seeds
     from opkit.training import Run, train
 
     grids = (pde.resolution, *fine_resolutions(pde, evaluation))
-    gate = parse_gate(config["gate"], grids) if config["gate"] else None
+    gate = parse_gate(config["gate"], grids, pde.times is not None) if config["gate"] else None
     trainer = {k: v for k, v in config["trainer"].items() if v is not None}
     run_dir = Path(config["run_dir"])
     run = Run(
@@ -234,62 +238,6 @@ def train(argv: list[str]) -> int:
 
         for folder in folders:
             check_gate(gate, read_json(folder / "evaluation" / "report.json", ConfigError))
-    return 0
-
-
-def evaluate(argv: list[str]) -> int:
-    request = Request(argv)
-    if "help" not in request.flags and len(request.positional) != 1:
-        given = " ".join(request.positional) or "nothing"
-        raise ConfigError(f"give one run or bundle directory, as in `opkit evaluate runs/fno-darcy`; got {given}.")
-    from opkit.settings import Data, Evaluation
-
-    parser = make_parser("evaluate")
-    parser.add_class_arguments(Data, "data")
-    parser.add_class_arguments(Evaluation, "evaluation")
-    parser.add_argument(
-        "--workers", type=int | None, default=None, help="Processes that make data; null: one per core."
-    )
-    parser.add_argument(
-        "--device", type=str, default="auto", help="Where to run: cpu, cuda, cuda:1, ...; auto: a GPU if there is one."
-    )
-    parser.add_argument(
-        "--gate", type=str | None, default=None, help='Conditions such as "rel_l2<0.02"; failed: exit 3.'
-    )
-    if printed_help(
-        "evaluate", request, parser, {}, "opkit evaluate DIRECTORY [key=value ...]; defaults are the run's own.\n"
-    ):
-        return 0
-    from opkit.evaluation import check_gate, evaluate_surrogate, fine_resolutions, parse_gate
-    from opkit.registry import problem_of
-    from opkit.surrogate import find_bundle, load
-
-    path = Path(request.positional[0])
-    if request.names or request.config:
-        raise ConfigError("a trained surrogate knows its PDE and model; give only data.*, evaluation.*, workers, gate.")
-    bundle = find_bundle(path)
-    surrogate = load(bundle)
-    stored = surrogate.physics["data"]
-    settings: dict[str, Any] = {"data": {k: stored[k] for k in ("seed", "train", "val", "test", "test_fine")}}
-    settings["data"]["mode"] = stored.get("mode", "stored")
-    if (path / "config.yaml").is_file():
-        saved = read_yaml(path / "config.yaml")
-        merge(settings, {k: saved[k] for k in ("evaluation",) if k in saved})
-    config = plain(resolve(parser, settings, request, "evaluate"))
-    if "print_config" in request.flags:
-        print(dump(config), end="")
-        return 0
-    data = construct("data", Data, config["data"])
-    evaluation = construct("evaluation", Evaluation, tuples(config["evaluation"]))
-    pde = problem_of(surrogate.physics)
-    grids = (pde.resolution, *fine_resolutions(pde, evaluation))
-    gate = parse_gate(config["gate"], grids) if config["gate"] else None
-    surrogate.to(_device(config["device"]))
-    report = evaluate_surrogate(
-        surrogate, pde, data, evaluation, path / "evaluation", bundle, _workers(config["workers"]), record=False
-    )
-    if gate:
-        check_gate(gate, report)
     return 0
 
 
@@ -597,21 +545,3 @@ def doctor(argv: list[str]) -> int:
     for name, value in findings():
         print(f"{name:<18} {value}")
     return 0
-
-
-def _workers(value: int | None) -> int | None:
-    if value is not None and value < 1:
-        raise ConfigError(f"workers must be at least 1, got {value}.")
-    return value
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as problem:
-        raise ConfigError(f"device={name} is not available here ({str(problem).splitlines()[0]}).") from None
-    return name

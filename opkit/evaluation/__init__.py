@@ -1,13 +1,18 @@
-"""The evaluator: how wrong is a surrogate, does it know anything beyond its training grid, against which baselines.
+"""The evaluator: how wrong is a surrogate, how long can it be rolled out, does it know anything beyond its training
+grid, against which baselines.
 
 protocol      what is measured, on which data
-statistics    means with confidence intervals
+rollout       far beyond the training trajectories
+statistics    means with confidence intervals, times to an event, comparisons
 verdicts      what the figures allow one to say
-figures       pictures of it
-report        report.json, metrics.csv and report.html
+records       figures as report.json has them
+figures       pictures of it, and those of rollouts in rollout_figures
+report        report.json, its tables and report.html
+gates         conditions a report must meet
 """
 
+from opkit.evaluation.gates import check_gate, parse_gate
 from opkit.evaluation.protocol import fine_problems, fine_resolutions
-from opkit.evaluation.report import check_gate, evaluate_surrogate, parse_gate
+from opkit.evaluation.report import evaluate_surrogate
 
 __all__ = ["check_gate", "evaluate_surrogate", "fine_problems", "fine_resolutions", "parse_gate"]

@@ -1,6 +1,7 @@
-"""Pictures of an evaluation, as PNG bytes. Truth and prediction share a colour scale; errors are centred on zero."""
+"""Pictures of an evaluation. Truth and prediction share a colour scale; errors are centred on zero."""
 
 import io
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,22 +24,33 @@ LABEL = {
 }
 
 
-def render(draw: Any, width: float, height: float, dpi: int = 110) -> bytes:
-    """Draw on a fresh figure without any global state, and return the PNG."""
+@dataclass(frozen=True)
+class Picture:
+    """The same picture as pixels and as drawing."""
+
+    png: bytes
+    svg: str
+
+
+def render(draw: Any, width: float, height: float, dpi: int = 110) -> Picture:
+    """Draw on a fresh figure without any global state."""
+    import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained")
     FigureCanvasAgg(figure)
     draw(figure)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", facecolor="white", metadata={"Software": None})
-    return buffer.getvalue()
+    png, svg = io.BytesIO(), io.StringIO()
+    figure.savefig(png, format="png", facecolor="white", metadata={"Software": None})
+    with matplotlib.rc_context({"svg.hashsalt": "opkit"}):  # the same picture is the same file
+        figure.savefig(svg, format="svg", facecolor="white", metadata={"Date": None})
+    return Picture(png.getvalue(), svg.getvalue())
 
 
 def samples(
     measured: Measured, inputs: tuple[str, ...], outputs: tuple[str, ...], grid: Grid, horizon: int | None
-) -> bytes:
+) -> Picture:
     """Best, median and worst test sample: input, truth, prediction, error; of a trajectory, the last frame."""
     when = "" if horizon is None else f" after {horizon} step{'s' if horizon > 1 else ''}"
     draw = _lines if grid.ndim == 1 else _images
@@ -57,7 +69,7 @@ def _caption(sample: Sample, inputs: tuple[str, ...], numbers: list[int]) -> str
     return f"{sample.role}\nsample {sample.index}\nrel. L2 {error}{parameters}"
 
 
-def _lines(rows: list[Sample], inputs: tuple[str, ...], target: str, grid: Grid, when: str) -> bytes:
+def _lines(rows: list[Sample], inputs: tuple[str, ...], target: str, grid: Grid, when: str) -> Picture:
     _, numbers = _fields_and_numbers(rows, inputs)
 
     def draw(figure: Any) -> None:
@@ -79,7 +91,7 @@ def _lines(rows: list[Sample], inputs: tuple[str, ...], target: str, grid: Grid,
     return render(draw, 12, 2.2 * len(rows))
 
 
-def _images(rows: list[Sample], inputs: tuple[str, ...], target: str, grid: Grid, when: str) -> bytes:
+def _images(rows: list[Sample], inputs: tuple[str, ...], target: str, grid: Grid, when: str) -> Picture:
     """All input fields; each shares one scale over the rows, as errors do."""
     shown, numbers = _fields_and_numbers(rows, inputs)
 
@@ -113,36 +125,7 @@ def _images(rows: list[Sample], inputs: tuple[str, ...], target: str, grid: Grid
     return render(draw, 3 * (3 + len(shown)), 2.6 * len(rows))
 
 
-def error_by_step(measured: Measured, label_error: float | None) -> bytes:
-    """Relative L2 error against rollout step: median and the middle four fifths of test samples, and the baselines."""
-
-    def draw(figure: Any) -> None:
-        axis = figure.subplots()
-        for name, values in measured.coarse.steps.items():
-            errors = 100 * np.where(np.isfinite(values.numpy()), values.numpy(), np.inf)
-            x = np.arange(1, errors.shape[1] + 1)
-            low, middle, high = np.quantile(errors, [0.1, 0.5, 0.9], axis=0, method="nearest")
-            axis.plot(x, middle, color=INK[name], label=LABEL[name], lw=1.8 if name == "surrogate" else 1.2)
-            if name == "surrogate":
-                axis.fill_between(x, low, high, color=INK[name], alpha=0.2, lw=0)
-        shown = np.concatenate([v.numpy().ravel() for v in measured.coarse.steps.values()])
-        shown = shown[np.isfinite(shown)]
-        if label_error and len(shown) and label_error > 1e-2 * shown.min():  # else far below the picture
-            axis.axhline(100 * label_error, color="#bbbbbb", lw=1, zorder=0, label="error of the labels")
-        axis.set_yscale("log")
-        low, high = axis.get_ylim()  # fewer than two powers of ten in sight leave an axis without a scale
-        axis.yaxis.set_major_formatter(lambda v, _: f"{v:g}%")
-        axis.yaxis.set_minor_formatter(lambda v, _: f"{v:g}%" if high < 10 * low else "")
-        axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.set_xlabel("step")
-        axis.set_ylabel("relative L2 error of the frame")
-        axis.grid(alpha=0.25)
-        axis.legend(frameon=False, fontsize=9)
-
-    return render(draw, 6.4, 4.2)
-
-
-def error_by_resolution(rows: list[dict[str, Any]], training: dict[str, Any]) -> bytes:
+def error_by_resolution(rows: list[dict[str, Any]], training: dict[str, Any]) -> Picture:
     """Relative L2 error against grid size, for the surrogate and its baselines."""
 
     def draw(figure: Any) -> None:
@@ -180,7 +163,7 @@ def error_by_resolution(rows: list[dict[str, Any]], training: dict[str, Any]) ->
     return render(draw, 6.4, 4.2)
 
 
-def spectra(measured: Measured, training: Grid) -> bytes:
+def spectra(measured: Measured, training: Grid) -> Picture:
     """Energy of the truth and of the errors by wavenumber, on the finest grid."""
 
     def draw(figure: Any) -> None:
@@ -204,7 +187,7 @@ def spectra(measured: Measured, training: Grid) -> bytes:
     return render(draw, 6.4, 4.2)
 
 
-def distribution(measured: Measured) -> bytes:
+def distribution(measured: Measured) -> Picture:
     """Relative L2 error of every test sample on the training grid, sorted."""
 
     def draw(figure: Any) -> None:

@@ -20,7 +20,7 @@ arXiv 2510.06646: without these baselines, interpolation passes for learning.
 
 An evolution equation is rolled out: the surrogate is given the first frame alone, or as many as its history has, and
 fed its own output, for as many steps as the data have. Its frames then count as channels of one field, so that an error
-is one ratio per trajectory.
+is one ratio per trajectory. How it fares beyond that is `opkit.evaluation.rollout`'s.
 """
 
 from collections.abc import Iterator
@@ -31,8 +31,10 @@ from torch import Tensor
 
 from opkit import metrics
 from opkit.errors import ConfigError
+from opkit.evaluation.rollout import FAR, Rollout, measure_rollout
 from opkit.generate import ensure
 from opkit.grid import Grid, Method
+from opkit.metrics import Bounds
 from opkit.pdes import PDE
 from opkit.progress import progress
 from opkit.settings import Data, Evaluation, Stepping
@@ -42,7 +44,8 @@ from opkit.surrogate import Surrogate
 POINTS_PER_BATCH = 2**18
 """Grid points predicted at once: bounds memory on fine grids."""
 
-ERRORS = ("rel_l2", "rel_h1", "max_error")
+ERRORS = ("rel_l2", "rel_h1", "nrmse", "vrmse", "rel_linf", "max_error", "rmse_low", "rmse_mid", "rmse_high")
+"""Metrics of a field that are reported, see `opkit.metrics`."""
 
 
 @dataclass
@@ -54,6 +57,8 @@ class Grids:
     scales: dict[str, Tensor] = field(default_factory=dict)
     steps: dict[str, Tensor] = field(default_factory=dict)
     """Relative L2 error frame by frame, `(n, t)`, by model; empty where the equation is steady."""
+    correlations: dict[str, Tensor] = field(default_factory=dict)
+    """Correlation with the truth frame by frame, `(n, t)`, by model; likewise."""
     spectra: dict[str, Tensor] = field(default_factory=dict)
     """Mean energy per wavenumber shell of the truth and of each error."""
 
@@ -80,6 +85,23 @@ class Measured:
     keys: dict[str, str]
     label_error: Tensor
     """Estimated relative L2 error of some test labels, as `Dataset.label_error` returns it."""
+    rollout: Rollout | None = None
+    """Far beyond the training trajectories; None where the equation is steady."""
+
+
+@dataclass
+class Training:
+    """What the evaluator needs to know of the training data.
+
+    Args:
+        mean: Mean target, `(t * c, *x)` or `(c, *x)`.
+        bounds: What no sane prediction leaves.
+        climate: Mean state over all frames, `(c, *x)`.
+    """
+
+    mean: Tensor
+    bounds: Bounds
+    climate: Tensor
 
 
 def horizon(pde: PDE, stepping: Stepping) -> int | None:
@@ -122,7 +144,8 @@ def measure(surrogate: Surrogate, pde: PDE, data: Data, evaluation: Evaluation, 
     test_set = ensure(pde, "test", data.test, data.seed, workers)
     history = 1 if pde.times is None else surrogate.stepping.history
     inputs, truth = as_channels(pde, pair(pde, test_set.load(data.test), history))
-    mean = _training_mean(pde, data, history, workers)
+    training = training_statistics(pde, data, history, workers)
+    mean = training.mean
     keys = {str(pde.resolution): test_set.key}
 
     n = min(data.test_fine, data.test)
@@ -147,6 +170,8 @@ def measure(surrogate: Surrogate, pde: PDE, data: Data, evaluation: Evaluation, 
             candidates["persistence"] = last.repeat(1, steps, *(1 for _ in pde.grid.shape))
             for name, values in candidates.items():
                 coarse.steps[name] = _step_errors(values, truth, pde.grid, steps)
+                if name != "mean":
+                    coarse.correlations[name] = _correlations(values, truth, pde.grid, steps)
         coarse.errors = {name: _errors(values, truth, pde.grid) for name, values in candidates.items()}
         resolved, _, wall = _split(prediction[:n] - truth[:n], truth[:n], pde.grid, pde.grid)
         coarse.scales = {"resolved": resolved, "wall": wall}
@@ -171,7 +196,11 @@ def measure(surrogate: Surrogate, pde: PDE, data: Data, evaluation: Evaluation, 
         Sample(role, i, float(errors[i]), inputs[i][shown], truth[i][final], prediction[i][final])
         for role, i in chosen.items()
     ]
-    return Measured(coarse, fine, samples, keys, test_set.label_error(data.test))
+    rollout = None
+    if steps is not None:
+        rollout = measure_rollout(surrogate, pde, data, evaluation, training.climate, training.bounds, workers)
+        keys["rollout"] = rollout.key
+    return Measured(coarse, fine, samples, keys, test_set.label_error(data.test), rollout)
 
 
 def as_channels(pde: PDE, fields: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -189,12 +218,22 @@ def _step_errors(prediction: Tensor, truth: Tensor, grid: Grid, steps: int) -> T
     return torch.stack([metrics.rel_l2(p, u, grid) for p, u in frames], 1)
 
 
-def _training_mean(pde: PDE, data: Data, history: int, workers: int | None) -> Tensor:
+def _correlations(prediction: Tensor, truth: Tensor, grid: Grid, steps: int) -> Tensor:
+    own, true = (v.unflatten(1, (steps, -1)) for v in (prediction, truth))
+    return metrics.correlation(own, true, grid)
+
+
+def training_statistics(pde: PDE, data: Data, history: int, workers: int | None) -> Training:
+    """Of the training targets, which are read for it; made anew if they are not there."""
     # Online, training samples were not kept; those to validate have the same law.
     split, count = ("train", data.train) if data.mode == "stored" else ("val", data.val)
     stored = ensure(pde, split, count, data.seed, workers).load(count)
     _, targets = as_channels(pde, pair(pde, stored, history))
-    return targets.mean(0, dtype=torch.float64).float()
+    mean = targets.mean(0, dtype=torch.float64).float()
+    frames = targets.unflatten(1, (-1, len(pde.outputs)))
+    sizes = frames.flatten(2).square().mean(2).sqrt()
+    bounds = Bounds(FAR * float(sizes.max()), FAR * float(targets.abs().max()))
+    return Training(mean, bounds, mean.unflatten(0, (-1, len(pde.outputs))).mean(0))
 
 
 def _batches(n: int, grid: Grid, steps: int | None) -> Iterator[slice]:
@@ -204,11 +243,19 @@ def _batches(n: int, grid: Grid, steps: int | None) -> Iterator[slice]:
 
 
 def _errors(prediction: Tensor, truth: Tensor, grid: Grid) -> dict[str, Tensor]:
-    return {
-        "rel_l2": metrics.rel_l2(prediction, truth, grid),
-        "rel_h1": metrics.rel_h1(prediction, truth, grid),
-        "max_error": metrics.max_error(prediction, truth),
+    finite = torch.isfinite(prediction).flatten(1).all(1)  # what is not has no error in any norm
+    inside = torch.where(finite.view(-1, *(1 for _ in prediction.shape[1:])), prediction, 0.0)
+    bands = metrics.rmse_bands(inside, truth, grid)
+    found = {
+        "rel_l2": metrics.rel_l2(inside, truth, grid),
+        "rel_h1": metrics.rel_h1(inside, truth, grid),
+        "nrmse": metrics.nrmse(inside, truth, grid),
+        "vrmse": metrics.vrmse(inside, truth, grid),
+        "rel_linf": metrics.rel_linf(inside, truth),
+        "max_error": metrics.max_error(inside, truth),
+        **{f"rmse_{name}": band for name, band in zip(metrics.BANDS, bands, strict=True)},
     }
+    return {name: torch.where(finite, values, torch.inf) for name, values in found.items()}
 
 
 def _fine(
@@ -224,6 +271,9 @@ def _fine(
         "mean": coarse.resample(mean.double(), grid, method).expand_as(truth),
     }
     out = Grids(grid.shape[0], {name: _errors(v, truth, grid) for name, v in candidates.items()})
+    if steps is not None:
+        for name in ("surrogate", "interpolation"):
+            out.correlations[name] = _correlations(candidates[name], truth, grid, steps)
     errors = {name: v.double() - truth.double() for name, v in candidates.items()}
     unresolved_truth = _split(truth, truth, coarse, grid)[1]
     for name in ("surrogate", "interpolation", "oracle"):
@@ -254,4 +304,5 @@ def _join(resolution: int, parts: list[Grids]) -> Grids:
     }
     scales = {name: torch.cat([p.scales[name] for p in parts]) for name in first.scales}
     spectra = {name: torch.cat([p.spectra[name] for p in parts]).mean(0) for name in first.spectra}
-    return Grids(resolution, errors, scales, spectra=spectra)
+    correlations = {name: torch.cat([p.correlations[name] for p in parts]) for name in first.correlations}
+    return Grids(resolution, errors, scales, correlations=correlations, spectra=spectra)

@@ -1,13 +1,13 @@
-"""The report: report.json for machines, metrics.csv for analysis, report.html (one file, no network) for people."""
+"""The report: report.json for machines, CSV tables for analysis, report.html (one file, no network) for people."""
 
 import base64
 import csv
+import hashlib
+import json
 import math
-import operator
 import os
 import platform
-import re
-import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,32 +15,38 @@ from typing import Any
 import torch
 
 import opkit
-from opkit.errors import ConfigError, GateError
-from opkit.evaluation import figures, verdicts
-from opkit.evaluation.protocol import ERRORS, Grids, Measured, horizon, measure
-from opkit.evaluation.statistics import Estimate, gain_with_interval, mean_with_interval
+from opkit.evaluation import figures, rollout_figures, verdicts
+from opkit.evaluation.figures import Picture
+from opkit.evaluation.protocol import Measured, horizon, measure
+from opkit.evaluation.records import Records, error_records, label_record, resolution_rows, rollout_record
 from opkit.files import sha256, whole_folder, write_json, write_text
 from opkit.pdes import PDE
-from opkit.registry import problem_of, suggest
+from opkit.registry import problem_of
 from opkit.settings import Data, Evaluation
 from opkit.surrogate import Surrogate, record_metrics
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "2.0"
 CONVENTIONS = {
     "norm": "L2 with quadrature weights of the grid (trapezoid on nodes), physical units, float64",
-    "rel_l2": "one ratio per sample, channels and space jointly; then the mean over samples",
+    "rel_l2": "one ratio per sample, channels, frames and space jointly; then the mean over samples",
     "rel_h1": "as rel_l2 with the gradient added: of the bilinear interpolant, spectral on periodic grids",
+    "nrmse": "per sample, frame and channel root mean square error over root mean square; mean over frames, channels",
+    "vrmse": "as nrmse over the standard deviation in space: 1 is what predicting each frame's mean gives",
+    "rel_linf": "largest absolute error over largest absolute value",
     "max_error": "largest absolute error of a sample, in the unit of the field; then the mean over samples",
-    "interval": "95%, BCa bootstrap over samples",
+    "rmse_low, rmse_mid, rmse_high": "root mean square of the error's waves |k| < 4, 4 to 12, above, in its unit",
+    "interval": "95%, BCa bootstrap over samples; of times to an event, percentile bootstrap",
     "rel_l2_step": "as rel_l2, of the frame at the horizon alone",
     "horizon": "steps rolled out from the frames given, each from the surrogate's own output; rel_l2 is over all",
+    "correlation_time": "first time the centred correlation over space is below 0.8 (or the number after @)",
+    "valid_time": "first time the error passes 0.4 root mean square deviations of the truth from the training mean",
+    "divergence_time": "first time a state is not finite, leaves ten times the training data's bounds, freezes while "
+    "the truth moves, or holds 100 times the true energy, and a thousandth of all, in the highest third of wavenumbers",
+    "value of a time": "mean up to the horizon under the Kaplan-Meier curve, no larger than the true mean; censored is "
+    "the share of samples the event did not happen to",
     "label_error": "labels against labels on a refined grid and step, extrapolated by the scheme's order",
     "resolved": "sine or Fourier modes below the Nyquist wavenumber of the training grid",
 }
-STEPS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
-"""Steps whose own error is reported, besides the last."""
-GATE = re.compile(r"\s*([a-z0-9_]+)(?:@(\d+))?\s*(<=|>=|<|>)\s*([0-9.eE+-]+)\s*")
-COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 
 
 def evaluate_surrogate(
@@ -74,12 +80,13 @@ def evaluate_surrogate(
     report["test_evaluations"] = previous + 1
     with whole_folder(folder) as target:
         write_json(target / "report.json", report)
-        _write_table(target / "metrics.csv", measured, data.seed)
+        _write_tables(target, measured, data.seed)
         pictures = _pictures(report, measured, surrogate)
         (target / "figures").mkdir()
-        for name, png in pictures.items():
-            (target / "figures" / f"{name}.png").write_bytes(png)
-        write_text(target / "report.html", _html(report, pictures, surrogate))
+        for name, picture in pictures.items():
+            (target / "figures" / f"{name}.png").write_bytes(picture.png)
+            write_text(target / "figures" / f"{name}.svg", picture.svg)
+        write_text(target / "report.html", _html(report, pictures, _animations(measured, surrogate), surrogate))
     if record:
         record_metrics(bundle, {k: report[k] for k in ("metrics", "verdicts", "super_resolution", "conventions")})
     for verdict in report["verdicts"]:
@@ -91,63 +98,30 @@ def evaluate_surrogate(
 def _report(
     surrogate: Surrogate, pde: PDE, data: Data, evaluation: Evaluation, measured: Measured, bundle: Path
 ) -> dict[str, Any]:
-    unit = surrogate.physics.get("units", "")
-    steps_ahead = horizon(pde, surrogate.stepping)
-    ndim = pde.grid.ndim
-    mode = surrogate.model.operator.resolution
+    make = Records(evaluation, surrogate.physics.get("units", ""))
+    steps_ahead, dt = horizon(pde, surrogate.stepping), surrogate.physics.get("time_step")
+    ndim, mode = pde.grid.ndim, surrogate.model.operator.resolution
 
-    def estimate(values: torch.Tensor) -> Estimate:
-        return mean_with_interval(values.cpu(), evaluation.resamples, evaluation.seed)
-
-    def record(grids: Grids, model: str, name: str) -> dict[str, Any]:
-        figures = asdict(estimate(grids.errors[model][name]))
-        out = {
-            "name": name,
-            **figures,
-            "split": "test",
-            "resolution": grids.resolution,
-            "horizon": steps_ahead,
-            "model": model,
-        }
-        return out | ({"unit": unit} if name == "max_error" else {})
-
-    def step_record(model: str, step: int) -> dict[str, Any]:
-        values = asdict(estimate(measured.coarse.steps[model][:, step - 1]))
-        place = {"split": "test", "resolution": pde.resolution, "horizon": step, "model": model}
-        return {"name": "rel_l2_step", **values, **place}
-
-    metrics = [record(measured.coarse, model, name) for model in measured.coarse.errors for name in ERRORS]
-    steps = [h for h in STEPS if h < (steps_ahead or 0)] + ([steps_ahead] if steps_ahead else [])
-    metrics += [step_record(model, h) for model in measured.coarse.steps for h in steps]
-    for grids in measured.fine:
-        metrics += [record(grids, m, name) for m in ("surrogate", "interpolation", "mean") for name in ERRORS]
+    metrics = error_records(make, measured, steps_ahead)
     training = next(m for m in metrics if m["model"] == "surrogate")
-    resolved_at_training = estimate(measured.coarse.scales["resolved"])
-
     own = [m for m in metrics if m["resolution"] == pde.resolution]
     baselines = [m for m in own if m["name"] == "rel_l2" and m["model"] != "surrogate"]
     useless = verdicts.is_useless(training, baselines)
-
-    rows = []
-    for grids in measured.fine:
-        row: dict[str, Any] = {"resolution": grids.resolution}
-        for model in ("surrogate", "interpolation", "oracle"):
-            row[model] = record(grids, model, "rel_l2")
-        scales = {name: estimate(values) for name, values in grids.scales.items()}
-        scales |= gains(grids, evaluation)
-        row["verdict"] = verdicts.super_resolution(
-            scales["gain"], scales["unresolved gain"], scales["surrogate resolved"], resolved_at_training, useless
-        )
-        row["scales"] = {name.replace(" ", "_"): asdict(value) for name, value in scales.items()}
-        row["text"] = verdicts.resolution_text(row, pde.resolution, ndim, mode, useless)
-        rows.append(row)
+    rows, resolved = resolution_rows(make, measured, steps_ahead, dt, mode, ndim, useless)
+    rollout = None
+    if measured.rollout is not None:
+        found, rollout = rollout_record(make, measured.rollout)
+        metrics += found
 
     by_step = [m for m in own if m["name"] == "rel_l2_step" and m["model"] == "surrogate"]
-    label = _label_error(measured.label_error)
-    statements: list[dict[str, Any]] = [
-        {"name": "accuracy", "verdict": "measured", "text": verdicts.accuracy_text(training, baselines, ndim, by_step)},
+    label = label_record(measured.label_error)
+    accuracy = verdicts.accuracy_text(training, baselines, ndim, by_step)
+    statements = [
+        {"name": "accuracy", "verdict": "useless" if useless else "measured", "text": accuracy},
         verdicts.label_verdict(training, label),
     ]
+    if rollout is not None:
+        statements.append({"name": "stability", "verdict": rollout["verdict"], "text": rollout["text"]})
     statements += [
         {"name": f"super_resolution@{row['resolution']}", "verdict": row["verdict"], "text": row["text"]}
         for row in rows
@@ -156,6 +130,7 @@ def _report(
         "schema_version": SCHEMA_VERSION,
         "pde": pde.equation,
         "model": surrogate.architecture.name,
+        "parameters": sum(p.numel() for p in surrogate.model.parameters()),
         "training_resolution": pde.resolution,
         "training_grid": verdicts.size(pde.resolution, ndim),
         "resolution_mode": mode,
@@ -165,7 +140,8 @@ def _report(
         "verdicts": statements,
         "metrics": metrics,
         "super_resolution": rows,
-        "resolved_at_training": asdict(resolved_at_training),
+        "resolved_at_training": asdict(resolved),
+        "rollout": rollout,
         "samples": [
             {"role": s.role, "index": s.index, "rel_l2": s.error if math.isfinite(s.error) else None}
             for s in measured.samples
@@ -184,60 +160,81 @@ def _report(
     }
 
 
-def _label_error(values: torch.Tensor) -> dict[str, Any]:
-    """Estimated relative L2 error of the labels, over all frames of a trajectory, as the surrogate's is."""
-    if not len(values):
-        return {"value": None, "maximum": None, "n": 0, "reason": "no label could be solved on a refined grid"}
-    if values.ndim == 2:
-        values = values[:, 1:].square().mean(1).sqrt()
-    return {"value": float(values.mean()), "maximum": float(values.max()), "n": len(values), "reason": None}
-
-
-def gains(grids: Grids, evaluation: Evaluation) -> dict[str, Estimate]:
-    """`gain` over interpolation, and `unresolved gain` over predicting nothing of the unresolved scales."""
-    pairs = {
-        "gain": (grids.errors["surrogate"]["rel_l2"], grids.errors["interpolation"]["rel_l2"]),
-        "unresolved gain": (grids.scales["surrogate unresolved"], grids.scales["truth unresolved"]),
-    }
-    return {
-        name: gain_with_interval(own.cpu(), other.cpu(), evaluation.resamples, evaluation.seed)
-        for name, (own, other) in pairs.items()
-    }
-
-
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def _previous_evaluations(folder: Path) -> int:
     """How often the test split has been looked at before, by an earlier report's own count."""
-    import json
-
     try:
         return int(json.loads((folder / "report.json").read_text(encoding="utf-8"))["test_evaluations"])
     except (OSError, ValueError, KeyError, TypeError):
         return 0
 
 
-def _write_table(path: Path, measured: Measured, seed: int) -> None:
-    """Tidy and long: one row per sample, model, grid and metric."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
+Row = tuple[int, int, int, float | str, str, str, float]
+"""Sample, resolution, step (0 where a figure is over all of them), time, model, metric, value."""
+
+
+def _table(measured: Measured) -> Iterator[Row]:
+    dt = measured.rollout.dt if measured.rollout is not None else None
+
+    def frames(resolution: int, name: str, curves: dict[str, torch.Tensor], steps: list[int]) -> Iterator[Row]:
+        for model, curve in curves.items():
+            for i, values in enumerate(curve[:, [s - 1 for s in steps]].tolist()):
+                for step, value in zip(steps, values, strict=True):
+                    yield i, resolution, step, "" if dt is None else dt * step, model, name, value
+
+    for grids in [measured.coarse, *measured.fine]:
+        for model, errors in grids.errors.items():
+            for name, values in errors.items():
+                for i, value in enumerate(values.tolist()):
+                    yield i, grids.resolution, 0, "", model, name, value
+        for name, curves in (("rel_l2_step", grids.steps), ("correlation_step", grids.correlations)):
+            if curves:
+                count = next(iter(curves.values())).shape[1]
+                yield from frames(grids.resolution, name, curves, list(range(1, count + 1)))
+    if (rollout := measured.rollout) is not None:
+        reference = rollout.errors["surrogate"].shape[1]
+        beyond = sorted({*range(rollout.trained + 1, reference + 1, max(1, reference // 200)), reference})
+        beyond = [s for s in beyond if s > rollout.trained]
+        for name, curves in (("rel_l2_step", rollout.errors), ("correlation_step", rollout.correlations)):
+            yield from frames(rollout.resolution, name, curves, beyond)
+        for name, events, _ in _events(measured):
+            for i, time in enumerate(events.time.tolist()):
+                yield i, rollout.resolution, 0, "", "surrogate", name, time
+
+
+def _events(measured: Measured) -> list[tuple[str, Any, int]]:
+    rollout = measured.rollout
+    assert rollout is not None
+    reference = rollout.errors["surrogate"].shape[1]
+    return [
+        ("correlation_time", rollout.correlated(), reference),
+        ("valid_time", rollout.valid, reference),
+        ("divergence_time", rollout.diverged, rollout.steps),
+    ]
+
+
+def _write_tables(folder: Path, measured: Measured, seed: int) -> None:
+    """Tidy and long: one row per sample, model, grid, step and metric; and one per sample and event."""
+    with open(folder / "metrics.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["sample", "seed", "resolution", "horizon", "model", "metric", "value"])
-        ahead = measured.coarse.steps["surrogate"].shape[1] if measured.coarse.steps else ""
-        for grids in [measured.coarse, *measured.fine]:
-            for model, errors in grids.errors.items():
-                for name, values in errors.items():
-                    for i, value in enumerate(values.tolist()):
-                        writer.writerow([i, seed, grids.resolution, ahead, model, name, f"{value:.8g}"])
-            for model, steps in grids.steps.items():
-                for i, values in enumerate(steps.tolist()):
-                    for step, value in enumerate(values, 1):
-                        writer.writerow([i, seed, grids.resolution, step, model, "rel_l2_step", f"{value:.8g}"])
+        writer.writerow(["sample", "seed", "resolution", "step", "t", "model", "metric", "value"])
+        for sample, resolution, step, time, model, name, value in _table(measured):
+            shown = f"{time:.8g}" if isinstance(time, float) else time
+            writer.writerow([sample, seed, resolution, step, shown, model, name, f"{value:.8g}"])
+    if measured.rollout is not None:
+        with open(folder / "events.csv", "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["sample", "seed", "event", "time", "observed", "horizon"])
+            for name, events, horizon in _events(measured):
+                for i, (time, observed) in enumerate(zip(events.time.tolist(), events.observed.tolist(), strict=True)):
+                    writer.writerow([i, seed, name, f"{time:.8g}", int(observed), horizon])
 
 
-def _pictures(report: dict[str, Any], measured: Measured, surrogate: Surrogate) -> dict[str, bytes]:
-    """PNG files by name."""
+def _pictures(report: dict[str, Any], measured: Measured, surrogate: Surrogate) -> dict[str, Picture]:
+    """Pictures by name."""
     spec, states = surrogate.spec, problem_of(surrogate.physics).spec
     pictures = {
         "samples": figures.samples(measured, states.inputs, states.outputs, spec.grid, report["horizon"]),
@@ -245,83 +242,65 @@ def _pictures(report: dict[str, Any], measured: Measured, surrogate: Surrogate) 
         "spectra": figures.spectra(measured, spec.grid),
         "distribution": figures.distribution(measured),
     }
-    if (report["horizon"] or 0) > 1:
-        pictures["steps"] = figures.error_by_step(measured, report["label_error"]["value"])
+    if (section := report["rollout"]) is not None:
+        if section["reference_steps"] > 1:
+            pictures["rollout"] = rollout_figures.error_fan(section)
+            pictures["survival"] = rollout_figures.correlation_and_survival(section)
+            pictures["drift"] = rollout_figures.drift(section)
+        pictures["rollout_spectra"] = rollout_figures.spectra_over_time(section)
     return pictures
 
 
-def _html(report: dict[str, Any], pictures: dict[str, bytes], surrogate: Surrogate) -> str:
+def _animations(measured: Measured, surrogate: Surrogate) -> list[dict[str, Any]]:
+    rollout = measured.rollout
+    if rollout is None or len(rollout.shown_steps) < 2:
+        return []
+    found = []
+    for row, (sample, role) in enumerate(zip(rollout.shown_samples, ("median", "worst"), strict=False)):
+        png, width, height = rollout_figures.animation(rollout, surrogate.spec.grid, row)
+        steps = json.dumps(rollout.shown_steps)
+        found.append(
+            {"sample": sample, "role": role, "src": _data_url(png), "width": width, "height": height, "steps": steps}
+        )
+    return found
+
+
+def _data_url(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def _digest(text: str) -> str:
+    return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"
+
+
+def _html(
+    report: dict[str, Any], pictures: dict[str, Picture], animations: list[dict[str, Any]], surrogate: Surrogate
+) -> str:
     import jinja2
 
-    spec = surrogate.spec
-
-    def picture(png: bytes) -> str:
-        return "data:image/png;base64," + base64.b64encode(png).decode()
-
+    spec, folder = surrogate.spec, Path(__file__).parent
+    style, script = ((folder / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("opkit.evaluation", ""), autoescape=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["percent"] = verdicts.percent
     environment.filters["number"] = lambda v: "undefined" if v is None else f"{v:.3g}"
+    own = [m for m in report["metrics"] if m["resolution"] == report["training_resolution"]]
+    table: dict[str, dict[str, Any]] = {}
+    for m in own:
+        if m["horizon"] == report["horizon"] and m["name"] != "rel_l2_step" and m.get("unit") != "time units":
+            table.setdefault(m["name"], {})[m["model"]] = m
     return environment.get_template("report.html.j2").render(
         report=report,
+        table=table,
+        questions=verdicts.QUESTIONS,
         physics=surrogate.physics,
-        parameters=sum(p.numel() for p in surrogate.model.parameters()),
         channels=(", ".join(spec.inputs), ", ".join(spec.outputs)),
         training=report["metrics"][0],
         mode=verdicts.MODES[report["resolution_mode"]],
-        pictures={name: picture(png) for name, png in pictures.items()},
+        pictures={name: _data_url(picture.png) for name, picture in pictures.items()},
+        animations=animations,
+        style=style,
+        script=script,
+        policy=f"default-src 'none'; img-src data:; style-src {_digest(style)}; script-src {_digest(script)}",
     )
-
-
-Condition = tuple[str, int, str, float]
-"""Metric, grid, comparison, bound."""
-
-
-def parse_gate(text: str, grids: tuple[int, ...]) -> list[Condition]:
-    """Conditions of a gate such as "rel_l2<0.02,rel_l2@211<0.03".
-
-    Args:
-        text: The gate.
-        grids: Resolutions that will be measured, the training grid first; a condition without one means that.
-
-    Raises:
-        ConfigError: It is not of that form, or names a metric or grid that will not be measured.
-    """
-    conditions = []
-    for part in text.split(","):
-        match = GATE.fullmatch(part)
-        try:
-            if match is None:
-                raise ValueError
-            conditions.append((match[1], int(match[2] or grids[0]), match[3], float(match[4])))
-        except ValueError:
-            raise ConfigError(
-                f'gate={text!r}: cannot read {part.strip()!r}. Write conditions such as "rel_l2<0.02" or '
-                '"rel_l2@211<=0.03", separated by commas.'
-            ) from None
-    for name, resolution, _, _ in conditions:
-        if name not in ERRORS or resolution not in grids:
-            raise ConfigError(
-                f"gate={text!r}: {name}@{resolution} is not measured here; measured are {', '.join(ERRORS)} on grids "
-                f"{', '.join(map(str, grids))}.{suggest(name, list(ERRORS)) if name not in ERRORS else ''}"
-            )
-    return conditions
-
-
-def check_gate(conditions: list[Condition], report: dict[str, Any]) -> None:
-    """Compare a report with a gate.
-
-    Raises:
-        GateError: A condition that does not hold.
-    """
-    own = {(m["name"], m["resolution"]): m["value"] for m in report["metrics"] if m["model"] == "surrogate"}
-    failed = []
-    for name, resolution, comparison, bound in conditions:
-        value = own[name, resolution]
-        if value is None or not COMPARE[comparison](value, bound):
-            measured = "undefined" if value is None else f"{value:.4g}"
-            failed.append(f"{name}@{resolution} is {measured}, not {comparison} {bound:g}")
-    if failed:
-        raise GateError("gate failed: " + "; ".join(failed))
-    print("gate passed", file=sys.stderr)

@@ -1,14 +1,24 @@
-"""Means over samples with bias-corrected accelerated (BCa) bootstrap intervals: Efron, J. Am. Stat. Assoc. 82 (1987).
+"""Means over samples with bias-corrected accelerated (BCa) bootstrap intervals (Efron, J. Am. Stat. Assoc. 82, 1987),
+times to an event (Kaplan and Meier, ibid. 53, 1958), and comparisons of several models.
 
-The unit of resampling is the sample (an initial or boundary condition, never a grid point or a time step).
+The unit of resampling is the sample (an initial or boundary condition, never a grid point or a time step); with several
+training runs of one configuration, the run and then the sample; of a stationary series, a block longer than its memory.
 """
 
+import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from torch import Tensor
+
+from opkit.metrics import Events
+
+Statistic = Callable[[np.ndarray], np.ndarray]
+"""From means `(..., k)` to numbers `(...)`."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +31,8 @@ class Estimate:
     n: int
     median: float | None = None
     maximum: float | None = None
+    geometric_mean: float | None = None
+    p90: float | None = None
     reason: str | None = None
 
 
@@ -28,15 +40,29 @@ def mean_with_interval(values: Tensor | np.ndarray, resamples: int, seed: int) -
     """Mean of one number per sample, with its interval.
 
     Args:
-        values: `(n,)`. Values that are not finite make the mean undefined; they are counted, not dropped.
+        values: `(n,)`. Values that are not finite make the mean undefined; they are counted, not dropped. The median
+            and the ninth decile stand as long as they fall on finite ones.
         resamples: Bootstrap resamples.
         seed: Seed of the bootstrap.
     """
     array = np.asarray(values, dtype=np.float64)
+    ranked = np.where(np.isfinite(array), array, np.inf)
+    median, p90 = (float(v) if np.isfinite(v) else None for v in np.quantile(ranked, [0.5, 0.9], method="higher"))
     if bad := int((~np.isfinite(array)).sum()):
-        return Estimate(None, None, None, len(array), reason=f"undefined for {bad} of {len(array)} samples")
-    low, high, reason = _bca((array,), np.mean, resamples, seed)
-    return Estimate(float(array.mean()), low, high, len(array), float(np.median(array)), float(array.max()), reason)
+        reason = f"undefined for {bad} of {len(array)} samples"
+        return Estimate(None, None, None, len(array), median=median, p90=p90, reason=reason)
+    low, upper, why = _bca(array[None], lambda means: means[..., 0], resamples, seed)
+    return Estimate(
+        value=float(array.mean()),
+        ci_low=low,
+        ci_high=upper,
+        n=len(array),
+        median=float(np.median(array)),
+        maximum=float(array.max()),
+        geometric_mean=float(np.exp(np.log(array).mean())) if (array > 0).all() else None,
+        p90=p90,
+        reason=why,
+    )
 
 
 def gain_with_interval(own: Tensor | np.ndarray, other: Tensor | np.ndarray, resamples: int, seed: int) -> Estimate:
@@ -45,36 +71,241 @@ def gain_with_interval(own: Tensor | np.ndarray, other: Tensor | np.ndarray, res
     A ratio of means, as the table of errors shows them: a mean over samples of ratios would be ruled by the few samples
     on which the other error happens to be tiny.
     """
-    pair = (np.asarray(own, dtype=np.float64), np.asarray(other, dtype=np.float64))
-    n = len(pair[0])
-    if not all(np.isfinite(p).all() for p in pair) or not pair[1].mean() > 0:
+    pair = np.stack([np.asarray(own, dtype=np.float64), np.asarray(other, dtype=np.float64)])
+    n = pair.shape[1]
+    if not np.isfinite(pair).all() or not pair[1].mean() > 0:
         return Estimate(None, None, None, n, reason="an error is undefined, or the other is zero")
 
-    def statistic(own: np.ndarray, other: np.ndarray, axis: int = -1) -> np.ndarray:
-        return 1 - (own.mean(axis) / other.mean(axis)) ** 2
+    def statistic(means: np.ndarray) -> np.ndarray:
+        return 1 - (means[..., 0] / means[..., 1]) ** 2
 
-    low, high, reason = _bca(pair, statistic, resamples, seed)
-    return Estimate(float(statistic(*pair)), low, high, n, reason=reason)
+    low, upper, reason = _bca(pair, statistic, resamples, seed)
+    return Estimate(float(statistic(pair.mean(1))), low, upper, n, reason=reason)
+
+
+@lru_cache(maxsize=8)
+def _draws(n: int, resamples: int, seed: int) -> np.ndarray:
+    """How often each of n samples is in each resample, `(resamples, n)`: shared by all figures of the same samples, of
+    which there are hundreds, so that a resampled mean is one row of a matrix product."""
+    index = np.random.default_rng(seed).integers(n, size=(resamples, n))
+    index += n * np.arange(resamples)[:, None]
+    return np.bincount(index.ravel(), minlength=resamples * n).reshape(resamples, n).astype(np.float64)
 
 
 def _bca(
-    samples: tuple[np.ndarray, ...], statistic: Any, resamples: int, seed: int
+    columns: np.ndarray, statistic: Statistic, resamples: int, seed: int
 ) -> tuple[float | None, float | None, str | None]:
-    """(low, high, None), or (None, None, why there is no interval)."""
-    from scipy.stats import DegenerateDataWarning, bootstrap
+    """(low, high, None) of a function of the means of some columns `(k, n)`, or (None, None, why there is no interval).
 
-    if len(samples[0]) < 2:
+    Efron's (1987) formulas; `scipy.stats.bootstrap` has them too, but draws anew for every figure.
+    """
+    from scipy.special import ndtr, ndtri
+
+    n = columns.shape[1]
+    if n < 2:
         return None, None, "one sample has no interval"
-    if all(np.ptp(s) == 0 for s in samples) or (len(samples) == 2 and np.array_equal(*samples)):
+    if (np.ptp(columns, axis=1) == 0).all() or (len(columns) == 2 and np.array_equal(*columns)):
         return None, None, "all samples agree"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DegenerateDataWarning)
-        warnings.simplefilter("ignore", RuntimeWarning)  # its 0 / 0 where resamples do not vary; reported below
-        interval = bootstrap(
-            samples, statistic, n_resamples=resamples, method="BCa", paired=len(samples) > 1, vectorized=True,
-            rng=np.random.default_rng(seed),
-        ).confidence_interval  # fmt: skip
-    low, high = float(interval.low), float(interval.high)
-    if not (np.isfinite(low) and np.isfinite(high)):
+    with np.errstate(all="ignore"):  # 0 / 0 where resamples do not vary; reported below
+        values = statistic(_draws(n, resamples, seed) @ columns.T / n)
+        value = statistic(columns.mean(1))
+        bias = ndtri(((values < value).mean() + (values <= value).mean()) / 2)
+        left_out = statistic((columns.sum(1) - columns.T) / (n - 1))
+        apart = left_out.mean() - left_out
+        acceleration = (apart**3).sum() / (6 * (apart**2).sum() ** 1.5)
+        z = bias + ndtri(np.array([0.025, 0.975]))
+        levels = ndtr(bias + z / (1 - acceleration * z))
+    if not np.isfinite(levels).all() or not np.isfinite(values).all():
         return None, None, "too few samples, or too alike, for an interval"
-    return low, high, None
+    low, high = np.quantile(values, levels)
+    return float(low), float(high), None
+
+
+@dataclass(frozen=True)
+class Survival:
+    """How long samples last before an event: what can be said when some have not met it.
+
+    Args:
+        times: Where the curve falls, from 0 to the horizon.
+        share: Kaplan-Meier estimate of the share that has not met the event, at and after each of `times`.
+        low: Lower end of its pointwise 95% interval (log-log transformed).
+        high: Upper end.
+        median: Time by which half have met it; None if fewer have.
+        mean: Mean time up to the horizon, the area under the curve: no larger than the mean of the true times.
+        mean_low: Lower end of its 95% bootstrap interval; None where all samples agree.
+        mean_high: Upper end.
+        censored: Share of samples that did not meet it while they were looked at.
+        first: Time of the first event; None without one.
+        n: Samples.
+    """
+
+    times: list[float]
+    share: list[float]
+    low: list[float]
+    high: list[float]
+    median: float | None
+    mean: float
+    mean_low: float | None
+    mean_high: float | None
+    censored: float
+    first: float | None
+    n: int
+
+
+def survival(events: Events, resamples: int, seed: int) -> Survival:
+    """Kaplan-Meier curve of the events of a set of samples, each looked at until its event or its last time."""
+    from scipy.stats import CensoredData, ecdf
+
+    time, observed = (np.asarray(v.cpu(), dtype=t) for v, t in ((events.time, np.float64), (events.observed, bool)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # the interval at shares of zero and one
+        curve = ecdf(CensoredData(uncensored=time[observed], right=time[~observed])).sf
+        interval = curve.confidence_interval(0.95, method="log-log")
+    falls = np.isin(curve.quantiles, time[observed])
+    times, share = curve.quantiles[falls], curve.probabilities[falls]
+    ends: list[Any] = [interval.low, interval.high]
+    low, high = (np.asarray(end.probabilities)[falls] for end in ends)
+    low, high = np.where(np.isfinite(low), low, share), np.where(np.isfinite(high), high, share)
+    half = np.flatnonzero(share <= 0.5)
+    horizon = float(time.max())
+    mean_low, mean_high = _survival_interval(time, observed, horizon, resamples, seed)
+    return Survival(
+        times=[0.0, *times.tolist()],
+        share=[1.0, *share.tolist()],
+        low=[1.0, *low.tolist()],
+        high=[1.0, *high.tolist()],
+        median=float(times[half[0]]) if len(half) else None,
+        mean=float(_restricted_mean(time, observed, horizon)),
+        mean_low=mean_low,
+        mean_high=mean_high,
+        censored=float((~observed).mean()),
+        first=float(time[observed].min()) if observed.any() else None,
+        n=len(time),
+    )
+
+
+def _restricted_mean(time: np.ndarray, observed: np.ndarray, horizon: float) -> np.ndarray:
+    """The area under the Kaplan-Meier curve up to the horizon, for samples along the last axis."""
+    order = np.argsort(time, axis=-1, kind="stable")
+    t, happened = (np.take_along_axis(v, order, -1) for v in (time, observed))
+    n = time.shape[-1]
+    share = np.cumprod(1 - happened / (n - np.arange(n)), axis=-1)  # at each time, one sample after the other
+    before = np.concatenate([np.ones_like(share[..., :1]), share], -1)
+    edges = np.concatenate([np.zeros_like(t[..., :1]), t, np.full_like(t[..., :1], horizon)], -1)
+    return (before * np.diff(edges, axis=-1)).sum(-1)
+
+
+def _survival_interval(
+    time: np.ndarray, observed: np.ndarray, horizon: float, resamples: int, seed: int
+) -> tuple[float | None, float | None]:
+    """95% percentile interval of the restricted mean: nearly all its samples may be censored, which leaves a jackknife
+    nothing to go by."""
+    if len(time) < 2 or np.ptp(time) == 0:
+        return None, None
+    index = np.random.default_rng(seed).integers(len(time), size=(resamples, len(time)))
+    low, high = np.quantile(_restricted_mean(time[index], observed[index], horizon), [0.025, 0.975])
+    return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models on the same samples.
+
+    Args:
+        difference: Mean error of the first less that of the second.
+        ci_low: Lower end of its 95% BCa interval, samples resampled in pairs; None where there is none.
+        ci_high: Upper end.
+        p: Chance of so large a difference of means if the sign of each sample's were arbitrary: two-sided, by
+            permutation.
+        n: Samples.
+    """
+
+    difference: float
+    ci_low: float | None
+    ci_high: float | None
+    p: float
+    n: int
+
+
+def compare(own: Tensor | np.ndarray, other: Tensor | np.ndarray, resamples: int, seed: int) -> Comparison:
+    """Difference of the mean errors of two models on the same samples.
+
+    Raises:
+        ValueError: They have different numbers of samples, or a value is not finite.
+    """
+    from scipy.stats import permutation_test
+
+    one, two = (np.asarray(v, dtype=np.float64) for v in (own, other))
+    if one.shape != two.shape or not (np.isfinite(one).all() and np.isfinite(two).all()):
+        raise ValueError(f"compare takes finite errors of the same samples, got shapes {one.shape} and {two.shape}.")
+    apart = one - two
+    low, high, _ = _bca(apart[None], lambda means: means[..., 0], resamples, seed)
+    p = 1.0
+    if apart.any():
+        test = permutation_test(
+            (apart,), np.mean, permutation_type="samples", vectorized=True, n_resamples=resamples,
+            rng=np.random.default_rng(seed),
+        )  # fmt: skip
+        p = float(test.pvalue)
+    return Comparison(float(apart.mean()), low, high, p, len(one))
+
+
+def holm(p: list[float]) -> list[float]:
+    """Holm's (1979) adjusted p-values: the chance of any false claim among them all is below the level they are
+    compared with."""
+    order = np.argsort(p)
+    scaled = np.asarray(p, dtype=np.float64)[order] * np.arange(len(p), 0, -1)
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1.0)
+    return adjusted.tolist()
+
+
+def mean_over_runs(values: np.ndarray, resamples: int, seed: int) -> Estimate:
+    """Mean over training runs and samples, `(runs, n)`, the runs and then each one's samples resampled.
+
+    Fewer than three runs say nothing of their spread: no interval.
+    """
+    runs, n = values.shape
+    if bad := int((~np.isfinite(values)).sum()):
+        return Estimate(None, None, None, n, reason=f"undefined for {bad} of {values.size} samples")
+    value = float(values.mean())
+    if runs < 3:
+        return Estimate(value, None, None, n, reason=f"{runs} runs; an interval over runs needs three")
+    random = np.random.default_rng(seed)
+    means = np.empty(resamples)
+    for i in range(resamples):
+        # The same samples for all runs: they were tested on the same ones.
+        columns = random.integers(n, size=n)
+        means[i] = values[random.integers(runs, size=runs)][:, columns].mean()
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Estimate(value, float(low), float(high), n, float(np.median(values)), float(values.max()))
+
+
+def mean_of_series(values: np.ndarray, resamples: int, seed: int) -> Estimate:
+    """Mean of a stationary series with a moving-block bootstrap interval (Kuensch, Ann. Stat. 17, 1989); blocks are
+    twice the integrated autocorrelation time long."""
+    series = np.asarray(values, dtype=np.float64)
+    n = len(series)
+    if not np.isfinite(series).all():
+        return Estimate(None, None, None, n, reason="the series is not finite")
+    value, block = float(series.mean()), 2 * autocorrelation_time(series)
+    length = max(1, math.ceil(block))
+    if n < 4 * length:
+        return Estimate(value, None, None, n, reason=f"the series is shorter than four blocks of {length}")
+    sums = np.convolve(series, np.ones(length), "valid")
+    starts = np.random.default_rng(seed).integers(len(sums), size=(resamples, n // length))
+    low, high = np.quantile(sums[starts].mean(1) / length, [0.025, 0.975])
+    return Estimate(value, float(low), float(high), n)
+
+
+def autocorrelation_time(series: np.ndarray) -> float:
+    """Integrated autocorrelation time in steps, 1 + 2 sum of correlations up to the first that is not positive."""
+    centred = series - series.mean()
+    n = len(centred)
+    spectrum = np.fft.rfft(centred, 2 * n)
+    covariance = np.fft.irfft(spectrum * spectrum.conj())[:n]
+    if covariance[0] <= 0:
+        return 1.0
+    rho = covariance / covariance[0]
+    end = np.flatnonzero(rho <= 0)
+    return float(1 + 2 * rho[1 : end[0] if len(end) else n].sum())

@@ -19,6 +19,15 @@ LABEL_MARGIN = 3
 """How many times the labels' own error a surrogate's must be for the labels to be taken as the truth."""
 
 
+QUESTIONS = {
+    "accuracy": "Is it accurate?",
+    "label_error": "Are the labels good enough to tell?",
+    "stability": "Is it stable?",
+    "super_resolution": "Does it super-resolve?",
+}
+"""What each kind of verdict answers."""
+
+
 def super_resolution(
     gain: Estimate, unresolved_gain: Estimate, resolved: Estimate, resolved_at_training: Estimate, useless: bool = False
 ) -> str:
@@ -63,8 +72,8 @@ def size(resolution: int, ndim: int) -> str:
 
 
 def is_useless(error: dict[str, Any], baselines: list[dict[str, Any]]) -> bool:
-    """Whether the surrogate's rel_l2 is no smaller than that of a model that knows nothing."""
-    known = [b["value"] for b in baselines if b["value"]]
+    """Whether the surrogate's rel_l2 is no smaller than that of a model that knows nothing; predicting zero has 1."""
+    known = [1.0, *(b["value"] for b in baselines if b["value"])]
     return error["value"] is None or any(error["value"] >= value for value in known)
 
 
@@ -145,3 +154,63 @@ def resolution_text(row: dict[str, Any], training: int, ndim: int, mode: str, us
         advice = f"What is useless on {coarse} cannot be more on a finer grid."
     how = "" if mode == "native" else f" ({MODES[mode]})"
     return f"On {grid} it {row['verdict']}{how}: {figures}. {advice}"
+
+
+DRIFT = 0.1
+"""Largest change of a mean quantity, relative to its start, that is not called a drift."""
+
+
+def stability(section: dict[str, Any]) -> tuple[str, str]:
+    """(verdict, sentences) on a long rollout: `diverges`, `drifts` or `stays bounded`.
+
+    It diverges if any trajectory ends; it drifts if the mean of one of the equation's quantities ends more than a tenth
+    of its start away from the truth's.
+
+    Args:
+        section: The report's `rollout`, without these.
+    """
+    n, steps, dt = section["trajectories"], section["steps"], section["time_step"]
+    trained, reference = section["trained_steps"], section["reference_steps"]
+    how_far = f"{steps} steps ({steps / trained:.3g} times the {trained} of its training trajectories)"
+    ended = section["ended"]
+    drifting = {
+        name: q["drift"]["mean"]
+        for name, q in section["quantities"].items()
+        if q["drift"]["mean"] is not None and abs(q["drift"]["mean"]) > DRIFT
+    }
+    if ended:
+        first = min(ended, key=lambda e: e["step"])
+        verdict = "diverges"
+        text = (
+            f"Rolled out {how_far}, {len(ended)} of {n} trajectories fail, the first at step {first['step']} "
+            f"({first['reason']}). Do not use it further than that."
+        )
+    else:
+        verdict = "drifts" if drifting else "stays bounded"
+        text = f"Rolled out {how_far}, none of {n} trajectories leaves the bounds of the training data."
+    if drifting:
+        worst = max(drifting, key=lambda name: abs(drifting[name]))
+        start = "the field's initial size" if worst == "mean" else "its initial value"
+        text += f" Its {worst} is off by {percent(drifting[worst])} of {start} after {reference} steps, on average."
+    lost = section["survival"]["correlation_time"]
+    if lost["median"] is not None:
+        text += (
+            f" Half of them have lost the true trajectory (correlation below 0.8) after {lost['median']:.3g} time "
+            f"units, {lost['median'] / dt:.3g} steps."
+        )
+    elif lost["censored"] < 1:
+        gone = round((1 - lost["censored"]) * n)
+        text += (
+            f" {gone} of them lose the true trajectory (correlation below 0.8) within the {reference} steps compared."
+        )
+    else:
+        text += f" All stay correlated with the truth (above 0.8) over the {reference} steps compared."
+    growth = section["growth"]
+    if growth["excess"] is not None:
+        excess = growth["excess"]
+        rates = f"{growth['surrogate']['value']:.3g} per time unit, the solver's own {growth['solver']['value']:.3g}"
+        above = excess["ci_low"] is not None and excess["ci_low"] > 0
+        text += f" Errors grow at {rates}: " + (
+            "faster than the equation's chaos makes them." if above else "what the equation's chaos allows."
+        )
+    return verdict, text

@@ -149,6 +149,21 @@ class PDE(ABC):
             factor += 1 - factor % 2  # only an odd refinement keeps the centres
         return self.grid.refine(factor)
 
+    def quantities(self, states: Tensor) -> dict[str, Tensor]:
+        """Numbers that tell a wrong rollout from a right one: what the equation conserves, feeds or dissipates.
+
+        Args:
+            states: `(n, c, *x)`, the channels of `outputs`.
+
+        Returns:
+            `(n,)` each, by name. "mean" is told relative to the size of the field, the others to their own start.
+        """
+        weights = self.grid.weights.to(states.device)
+        axes = tuple(range(-self.grid.ndim, 0))
+        mean = (states * weights).sum(axes) / weights.sum()
+        square = (states.square() * weights).sum(axes) / weights.sum()
+        return {"mean": mean.sum(1), "mean square": square.sum(1)}
+
     def residual(self, inputs: Tensor, outputs: Tensor) -> Tensor:
         """How far fields are from solving the equation, `(n,)`: a relative norm, differentiable, that needs no labels.
 

@@ -123,6 +123,11 @@ class Burgers(Evolution):
             f"k <= {self.modes}{', no mean' if self.mean == 'drop' else ''}"
         )
 
+    def quantities(self, states: Tensor) -> dict[str, Tensor]:
+        """Energy 1/2 <u^2>, which only falls, and the mean, which stays; see `PDE.quantities`."""
+        u = states[:, 0].double()
+        return {"energy": u.square().mean(-1) / 2, "mean": u.mean(-1)}
+
     def refined(self) -> PDE:
         finer = self.label_grid.refine(2).shape[0]
         return dataclasses.replace(self, label_resolution=finer, dt=self.dt / 2)

@@ -166,6 +166,18 @@ class NavierStokes(Evolution):
         points = self.label_grid.weights.numel()
         return max(t for t in (25, 10, 5, 2, 1) if t == 1 or t * points <= CACHED_POINTS)
 
+    def quantities(self, states: Tensor) -> dict[str, Tensor]:
+        """Energy 1/2 <u.u>, enstrophy 1/2 <w^2> and palinstrophy 1/2 <grad w.grad w>, <.> the mean over the torus, and
+        the mean vorticity, which stays zero; see `PDE.quantities`."""
+        spectrum = torch.view_as_real(torch.fft.fft2(states[:, 0].double(), norm="forward")).square().sum(-1)
+        unit = 2 * math.pi / self.length
+        k = unit * torch.fft.fftfreq(self.resolution, 1 / self.resolution, dtype=torch.float64, device=states.device)
+        square = k[:, None] ** 2 + k**2
+        weights = {"energy": torch.where(square > 0, 1 / square.clamp_min(1e-300), 0.0)}
+        weights |= {"enstrophy": torch.ones_like(square), "palinstrophy": square}
+        found = {name: (spectrum * w).sum((-2, -1)) / 2 for name, w in weights.items()}
+        return found | {"mean": states[:, 0].double().mean((-2, -1))}
+
     def sample(self, n: int, seed: int = 0, first: int = 0) -> Float[Tensor, "n c x y"]:
         """Random initial vorticity, and a constant channel for every parameter drawn per sample; see `PDE.sample`."""
         unit = Grid((self.resolution, self.resolution), "periodic")

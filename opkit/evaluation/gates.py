@@ -1,0 +1,73 @@
+"""Conditions a report must meet: `--gate "rel_l2<0.02,correlation_time>10"`."""
+
+import operator
+import re
+import sys
+from typing import Any
+
+from opkit.errors import ConfigError, GateError
+from opkit.evaluation.protocol import ERRORS
+from opkit.registry import suggest
+
+GATE = re.compile(r"\s*([a-z0-9_]+)(?:@(\d+))?\s*(<=|>=|<|>)\s*([0-9.eE+-]+)\s*")
+COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
+TIMES = ("correlation_time", "valid_time", "divergence_time")
+"""Metrics of rollouts, on the training grid alone."""
+
+Condition = tuple[str, int, str, float]
+"""Metric, grid, comparison, bound."""
+
+
+def parse_gate(text: str, grids: tuple[int, ...], evolution: bool = True) -> list[Condition]:
+    """Conditions of a gate such as "rel_l2<0.02,rel_l2@211<0.03".
+
+    Args:
+        text: The gate.
+        grids: Resolutions that will be measured, the training grid first; a condition without one means that.
+        evolution: Whether there is a rollout to measure times of.
+
+    Raises:
+        ConfigError: It is not of that form, or names a metric or grid that will not be measured.
+    """
+    conditions = []
+    for part in text.split(","):
+        match = GATE.fullmatch(part)
+        try:
+            if match is None:
+                raise ValueError
+            conditions.append((match[1], int(match[2] or grids[0]), match[3], float(match[4])))
+        except ValueError:
+            raise ConfigError(
+                f'gate={text!r}: cannot read {part.strip()!r}. Write conditions such as "rel_l2<0.02" or '
+                '"rel_l2@211<=0.03", separated by commas.'
+            ) from None
+    times = TIMES if evolution else ()
+    for name, resolution, _, _ in conditions:
+        if not ((name in ERRORS and resolution in grids) or (name in times and resolution == grids[0])):
+            known = [*ERRORS, *times]
+            on = f"{', '.join(ERRORS)} on grids {', '.join(map(str, grids))}"
+            if times:
+                on += f", {', '.join(times)} on {grids[0]}"
+            raise ConfigError(
+                f"gate={text!r}: {name}@{resolution} is not measured here; measured are {on}."
+                f"{suggest(name, known) if name not in known else ''}"
+            )
+    return conditions
+
+
+def check_gate(conditions: list[Condition], report: dict[str, Any]) -> None:
+    """Compare a report with a gate.
+
+    Raises:
+        GateError: A condition that does not hold.
+    """
+    own = {(m["name"], m["resolution"]): m["value"] for m in report["metrics"] if m["model"] == "surrogate"}
+    failed = []
+    for name, resolution, comparison, bound in conditions:
+        value = own[name, resolution]
+        if value is None or not COMPARE[comparison](value, bound):
+            measured = "undefined" if value is None else f"{value:.4g}"
+            failed.append(f"{name}@{resolution} is {measured}, not {comparison} {bound:g}")
+    if failed:
+        raise GateError("gate failed: " + "; ".join(failed))
+    print("gate passed", file=sys.stderr)

@@ -1,0 +1,306 @@
+"""Figures as report.json has them: plain numbers, names and reasons; no NaN.
+
+A time to an event is stated as its mean up to the horizon, which is no larger than the true mean and always there; the
+median stands beside it where half of the samples met the event.
+"""
+
+import math
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+
+from opkit import metrics
+from opkit.evaluation import verdicts
+from opkit.evaluation.protocol import ERRORS, Grids, Measured
+from opkit.evaluation.rollout import REASONS, Rollout
+from opkit.evaluation.statistics import (
+    Estimate,
+    Survival,
+    compare,
+    gain_with_interval,
+    mean_of_series,
+    mean_with_interval,
+    survival,
+)
+from opkit.metrics import Events
+from opkit.settings import Evaluation
+
+STEPS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+"""Steps whose own error is reported, besides the last."""
+THRESHOLDS = (0.8, 0.9, 0.95)
+"""Of the correlation; the first is the one times are stated for."""
+SHOWN_POINTS = 200
+"""Most points of a curve that is stored."""
+WINDOWS = ((1, 1), (6, 12), (13, 30))
+"""Steps over which The Well (arXiv 2412.00568) averages its VRMSE."""
+
+Record = dict[str, Any]
+
+
+class Records:
+    """Turns per-sample figures into records with intervals.
+
+    Args:
+        evaluation: Resamples and their seed.
+        unit: Of the field.
+    """
+
+    def __init__(self, evaluation: Evaluation, unit: str = ""):
+        self.resamples, self.seed, self.unit = evaluation.resamples, evaluation.seed, unit
+
+    def estimate(self, values: torch.Tensor) -> Estimate:
+        return mean_with_interval(values.cpu(), self.resamples, self.seed)
+
+    def metric(self, name: str, values: torch.Tensor, model: str, resolution: int, horizon: int | None) -> Record:
+        """An error, averaged over test samples."""
+        place = {"split": "test", "resolution": resolution, "horizon": horizon, "model": model}
+        unit = {"unit": self.unit} if name == "max_error" or name.startswith("rmse_") else {}
+        return {"name": name, **asdict(self.estimate(values)), **place, **unit}
+
+    def time(self, name: str, events: Events, model: str, resolution: int, horizon: int) -> tuple[Record, Survival]:
+        """A time to an event, and the curve it is read from."""
+        curve = survival(events, self.resamples, self.seed)
+        reason = None if curve.mean_low is not None else "all samples agree" if curve.n > 1 else "one sample"
+        record = {
+            "name": name,
+            "value": curve.mean,
+            "ci_low": curve.mean_low,
+            "ci_high": curve.mean_high,
+            "n": curve.n,
+            "median": curve.median,
+            "maximum": float(events.time.max()),
+            "geometric_mean": None,
+            "p90": None,
+            "reason": reason,
+            "split": "test",
+            "resolution": resolution,
+            "horizon": horizon,
+            "model": model,
+            "unit": "time units",
+            "censored": curve.censored,
+            "first": curve.first,
+        }
+        return record, curve
+
+    def gains(self, grids: Grids) -> dict[str, Estimate]:
+        """`gain` over interpolation, and `unresolved gain` over predicting nothing of the unresolved scales."""
+        pairs = {
+            "gain": (grids.errors["surrogate"]["rel_l2"], grids.errors["interpolation"]["rel_l2"]),
+            "unresolved gain": (grids.scales["surrogate unresolved"], grids.scales["truth unresolved"]),
+        }
+        return {
+            name: gain_with_interval(own.cpu(), other.cpu(), self.resamples, self.seed)
+            for name, (own, other) in pairs.items()
+        }
+
+
+def error_records(make: Records, measured: Measured, horizon: int | None) -> list[Record]:
+    """Errors on all grids, the training grid first, and frame by frame on that one."""
+    coarse = measured.coarse
+    found = [
+        make.metric(name, coarse.errors[model][name], model, coarse.resolution, horizon)
+        for model in coarse.errors
+        for name in ERRORS
+    ]
+    steps = [h for h in STEPS if h < (horizon or 0)] + ([horizon] if horizon else [])
+    found += [
+        make.metric("rel_l2_step", coarse.steps[model][:, h - 1], model, coarse.resolution, h)
+        for model in coarse.steps
+        for h in steps
+    ]
+    for grids in measured.fine:
+        found += [
+            make.metric(name, grids.errors[model][name], model, grids.resolution, horizon)
+            for model in ("surrogate", "interpolation", "mean")
+            for name in ERRORS
+        ]
+    return found
+
+
+def resolution_rows(
+    make: Records, measured: Measured, horizon: int | None, dt: float | None, mode: str, ndim: int, useless: bool
+) -> tuple[list[Record], Estimate]:
+    """One row per finer grid, with its verdict; and the error in the resolved scales on the training grid."""
+    at_training = make.estimate(measured.coarse.scales["resolved"])
+    rows = []
+    for grids in measured.fine:
+        row: Record = {"resolution": grids.resolution}
+        for model in ("surrogate", "interpolation", "oracle"):
+            row[model] = make.metric("rel_l2", grids.errors[model]["rel_l2"], model, grids.resolution, horizon)
+        scales = {name: make.estimate(values) for name, values in grids.scales.items()} | make.gains(grids)
+        row["verdict"] = verdicts.super_resolution(
+            scales["gain"], scales["unresolved gain"], scales["surrogate resolved"], at_training, useless
+        )
+        row["scales"] = {name.replace(" ", "_"): asdict(value) for name, value in scales.items()}
+        row["correlation_time"] = None
+        if grids.correlations and dt is not None:
+            times = dt * torch.arange(1, grids.correlations["surrogate"].shape[1] + 1).double()
+            row["correlation_time"] = {
+                model: make.time(
+                    "correlation_time", metrics.correlation_time(values, times), model, grids.resolution, len(times)
+                )[0]
+                for model, values in grids.correlations.items()
+            }
+        row["text"] = verdicts.resolution_text(row, measured.coarse.resolution, ndim, mode, useless)
+        rows.append(row)
+    return rows, at_training
+
+
+def rollout_record(make: Records, rollout: Rollout) -> tuple[list[Record], Record]:
+    """Metric records of a long rollout, and the report's section on it."""
+    resolution, reference = rollout.resolution, rollout.errors["surrogate"].shape[1]
+    found, curves = [], {}
+    for model in ("surrogate", "persistence"):
+        for threshold in THRESHOLDS:
+            name = "correlation_time" + ("" if threshold == THRESHOLDS[0] else f"@{threshold:g}")
+            events = rollout.correlated(model, threshold)
+            record, curve = make.time(name, events, model, resolution, reference)
+            found.append(record)
+            if model == "surrogate":
+                curves[name] = asdict(curve)
+    for name, events, horizon in (
+        ("valid_time", rollout.valid, reference),
+        ("divergence_time", rollout.diverged, rollout.steps),
+    ):
+        record, curve = make.time(name, events, "surrogate", resolution, horizon)
+        found.append(record)
+        curves[name] = asdict(curve)
+    beyond = [h for h in (rollout.trained, *(k * rollout.trained for k in (2, 5, 10)), reference) if h <= reference]
+    for model, errors in rollout.errors.items():
+        for h in sorted({h for h in beyond if h > rollout.trained}):
+            found.append(make.metric("rel_l2_step", errors[:, h - 1], model, resolution, h))
+    windows = [
+        {"from": first, "to": last, "vrmse": asdict(make.estimate(rollout.vrmse[:, first - 1 : last].mean(1)))}
+        for first, last in (*WINDOWS, (1, rollout.trained))
+        if last <= reference
+    ]
+    shown = sorted({round(s) for s in np.linspace(1, reference, min(reference, SHOWN_POINTS))})
+    columns = [s - 1 for s in shown]
+    section = {
+        "trajectories": len(rollout.ended),
+        "trained_steps": rollout.trained,
+        "reference_steps": reference,
+        "steps": rollout.steps,
+        "time_step": rollout.dt,
+        "key": rollout.key,
+        "survival": curves,
+        "windows": windows,
+        "curves": {
+            "step": shown,
+            "rel_l2": {m: _fan(e[:, columns]) for m, e in rollout.errors.items()},
+            "correlation": {m: _fan(c[:, columns]) for m, c in rollout.correlations.items()},
+        },
+        "quantities": {
+            name: {
+                "step": [0, *shown],
+                **{m: _fan(c[:, [0, *shown]]) for m, c in models.items()},
+                "drift": _drift(rollout.size if name == "mean" else models["truth"][:, 0].abs(), models),
+            }
+            for name, models in rollout.quantities.items()
+        },
+        "spectra": {
+            "step": rollout.instants,
+            **{m: [_numbers(row) for row in rows] for m, rows in rollout.spectra.items()},
+            "log_spectral_distance": [
+                _number(metrics.log_spectral_distance(own[None], true[None]))
+                for own, true in zip(rollout.spectra["surrogate"], rollout.spectra["truth"], strict=True)
+            ],
+        },
+        "ended": [
+            {"sample": i, "step": int(rollout.ended[i]), "reason": REASONS[int(code) - 1]}
+            for i, code in enumerate(rollout.reasons.tolist())
+            if code
+        ],
+        "growth": _growth(make, rollout),
+        "climate": _climate(make, rollout),
+        "shown": {"steps": rollout.shown_steps, "samples": rollout.shown_samples},
+    }
+    section["verdict"], section["text"] = verdicts.stability(section)
+    return found, section
+
+
+def _number(value: Any) -> float | None:
+    value = float(value)
+    return value if math.isfinite(value) else None
+
+
+def _numbers(values: Any) -> list[float | None]:
+    return [_number(v) for v in values]
+
+
+def _fan(values: torch.Tensor) -> dict[str, list[float | None]]:
+    """Median and the middle four fifths over samples, of each column; those that have ended count as infinite."""
+    ranked = np.where(np.isfinite(values.numpy()), values.numpy(), np.inf)
+    ends = np.quantile(ranked, [0.1, 0.5, 0.9], axis=0, method="nearest")
+    return {name: _numbers(row) for name, row in zip(("low", "median", "high"), ends, strict=True)}
+
+
+def _drift(scale: torch.Tensor, models: dict[str, torch.Tensor]) -> Record:
+    """How far a quantity is from the truth's at the end of the reference, over those that last, relative to its start;
+    the mean, which may be zero, relative to the root mean square of the first frame."""
+    own, true = models["surrogate"][:, -1], models["truth"][:, -1]
+    last = torch.isfinite(own)
+    if not last.any() or not (scale[last] > 0).all():
+        why = "no trajectory lasts" if not last.any() else "it begins at zero"
+        return {"mean": None, "largest": None, "n": int(last.sum()), "reason": why}
+    drift = (own[last] - true[last]) / scale[last]
+    return {"mean": float(drift.mean()), "largest": float(drift.abs().max()), "n": int(last.sum()), "reason": None}
+
+
+def _growth(make: Records, rollout: Rollout) -> Record:
+    pairs = [
+        (own.rate, theirs.rate) for own, theirs in rollout.growth if own.rate is not None and theirs.rate is not None
+    ]
+    if len(pairs) < 2:
+        reasons = [own.reason or theirs.reason for own, theirs in rollout.growth]
+        why = reasons[0] if reasons else "errors do not grow exponentially"
+        return {"surrogate": None, "solver": None, "excess": None, "n": len(pairs), "reason": why}
+    own, theirs = (torch.tensor(v, dtype=torch.float64) for v in zip(*pairs, strict=True))
+    return {
+        "surrogate": asdict(make.estimate(own)),
+        "solver": asdict(make.estimate(theirs)),
+        "excess": asdict(compare(own, theirs, make.resamples, make.seed)),
+        "n": len(pairs),
+        "reason": None,
+    }
+
+
+def _climate(make: Records, rollout: Rollout) -> Record | None:
+    """Statistics of the second half of the reference."""
+    from scipy.stats import wasserstein_distance
+
+    climate = rollout.climate
+    if climate is None:
+        return None
+    centres = ((climate.edges[1:] + climate.edges[:-1]) / 2).numpy()
+    shares = {name: h.numpy() for name, h in climate.histogram.items()}
+    mean = (centres * shares["truth"]).sum()
+    deviation = math.sqrt(((centres - mean) ** 2 * shares["truth"]).sum())
+    distance = None
+    if shares["surrogate"].sum() > 0 and deviation > 0:
+        distance = wasserstein_distance(centres, centres, shares["surrogate"], shares["truth"]) / deviation
+    return {
+        "first_step": climate.first,
+        "log_spectral_distance": _number(
+            metrics.log_spectral_distance(climate.spectrum["surrogate"][None], climate.spectrum["truth"][None])
+        ),
+        "value_distance": distance,
+        "quantities": {
+            name: {
+                model: asdict(mean_of_series(climate.series[model][name], min(make.resamples, 2000), make.seed))
+                for model in climate.series
+            }
+            for name in climate.series["truth"]
+        },
+    }
+
+
+def label_record(values: torch.Tensor) -> Record:
+    """Estimated relative L2 error of the labels, over all frames of a trajectory, as the surrogate's is."""
+    if not len(values):
+        return {"value": None, "maximum": None, "n": 0, "reason": "no label could be solved on a refined grid"}
+    if values.ndim == 2:
+        values = values[:, 1:].square().mean(1).sqrt()
+    return {"value": float(values.mean()), "maximum": float(values.max()), "n": len(values), "reason": None}

@@ -1,0 +1,444 @@
+"""Rollouts beyond what was trained: how long a surrogate of an evolution equation is right, and how it fails.
+
+A surrogate is given the first frame (or as many as its history has) of test trajectories and fed its own output for ten
+times as many steps as the training trajectories have. Beside the truth, as far as that goes, are measured step by step
+
+    error           ||e|| / ||u||                      and of keeping the initial state, and of the training mean
+    correlation     centred, over space; lost when below 0.8
+    quantities      energy, enstrophy, ...: those the equation names
+    spectra         of truth and rollout at a few times
+
+A trajectory that leaves ten times the bounds of the training data, whose highest third of wavenumbers holds a hundred
+times the energy it should and a thousandth of all there is, or that freezes while the truth moves, has ended: it is
+counted at that time, and is neither averaged away nor rolled on. Where errors grow exponentially their rate is compared
+with the solver's own, perturbed at the start by a field with the spectrum of the surrogate's first error: what is above
+that rate is the surrogate's doing, what is not is the equation's.
+
+Past the time to which anything can be predicted only statistics mean something: the mean spectrum, the distribution of
+values and mean quantities of the second half of the reference.
+
+Everything is taken frame by frame, so memory does not depend on the number of steps.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from opkit import metrics
+from opkit.errors import ConfigError
+from opkit.fields import first_index
+from opkit.generate import ensure
+from opkit.grid import Grid
+from opkit.metrics import LEAVES, Bounds, Events, Growth
+from opkit.pdes import PDE, Evolution
+from opkit.progress import progress
+from opkit.settings import Data, Evaluation
+from opkit.stepping import time_step
+from opkit.store import Dataset
+from opkit.surrogate import Surrogate
+
+AHEAD = 10
+"""Rollouts are this many times as long as the training trajectories."""
+FAR = 10.0
+"""Times the training data's own largest norm and value that count as out of bounds."""
+BLOCKED, VISIBLE = 100.0, 1e-3
+"""Times the energy the truth has in the highest third of wavenumbers, and share of its whole energy, above both of
+which what a rollout has there counts as out of bounds: a smooth flow has next to nothing there, any surrogate more."""
+WINDOW_BYTES = 2**27
+"""Bytes of true frames held at a time."""
+POINTS_PER_CALL = 2**18
+"""Grid points the surrogate is given at a time."""
+SHOWN_FRAMES, SHOWN_SAMPLES = 40, 2
+"""Frames and trajectories kept to look at."""
+GROWTH_SAMPLES = 8
+"""Trajectories the solver is run on again, perturbed."""
+BINS = 200
+"""Of the histogram of values."""
+
+REASONS = (*LEAVES, "fine scales piling up")
+
+
+@dataclass
+class Climate:
+    """Statistics of the second half of the reference, of the truth and of the rollout.
+
+    Args:
+        first: Step they begin at.
+        spectrum: Mean energy per shell by model, `(s,)`.
+        histogram: Share of values per bin by model, `(b,)`.
+        edges: Of the bins, `(b + 1,)`.
+        series: Each quantity, averaged over the trajectories that last, at every step, by model and name, `(t,)`.
+    """
+
+    first: int
+    spectrum: dict[str, Tensor]
+    histogram: dict[str, Tensor]
+    edges: Tensor
+    series: dict[str, dict[str, np.ndarray]]
+
+
+@dataclass
+class Rollout:
+    """What was measured; `n` trajectories, `t` steps with a truth, `s` steps in all.
+
+    Args:
+        resolution: Of the training grid.
+        dt: Time between frames.
+        trained: Steps of a training trajectory.
+        key: Of the reference data.
+        times: Of frames 1 .. t, `(t,)`.
+        errors: Relative L2 error by model, `(n, t)`; infinite once a trajectory has ended.
+        correlations: By model, `(n, t)`; NaN once it has ended.
+        vrmse: Of the surrogate's frames, `(n, t)`.
+        mean_squares: <e^2> of the surrogate, `(n, t)`.
+        size: Root mean square of the first frame, `(n,)`.
+        variance: Mean over time of <(u - climate)^2>, `(n,)`.
+        quantities: By name and model (truth, surrogate), `(n, t)`; NaN once it has ended.
+        ended: Step at which each trajectory ended, `(n,)`; s + 1 where it did not.
+        reasons: Code of why, into `REASONS`, plus one; 0 where it did not.
+        steps: s.
+        spectra: Mean energy per shell at `instants`, by model, `(len(instants), shells)`.
+        instants: Steps of `spectra`.
+        climate: Statistics of the second half; none where the reference is shorter than twice the training.
+        growth: Of the surrogate's error and of the perturbed solver's, one of each per trajectory tried.
+        shown: Frames of a few trajectories by model, `(samples, frames, *x)`, the first channel.
+        shown_steps: Steps of these.
+        shown_samples: Their indices.
+    """
+
+    resolution: int
+    dt: float
+    trained: int
+    key: str
+    times: Tensor
+    errors: dict[str, Tensor]
+    correlations: dict[str, Tensor]
+    vrmse: Tensor
+    mean_squares: Tensor
+    size: Tensor
+    variance: Tensor
+    quantities: dict[str, dict[str, Tensor]]
+    ended: Tensor
+    reasons: Tensor
+    steps: int
+    spectra: dict[str, Tensor]
+    instants: list[int]
+    climate: Climate | None
+    growth: list[tuple[Growth, Growth]] = field(default_factory=list)
+    shown: dict[str, Tensor] = field(default_factory=dict)
+    shown_steps: list[int] = field(default_factory=list)
+    shown_samples: list[int] = field(default_factory=list)
+
+    @property
+    def diverged(self) -> Events:
+        """When trajectories end, over all steps."""
+        happened = self.reasons > 0
+        return Events(self.dt * torch.where(happened, self.ended, self.steps).double(), happened)
+
+    def correlated(self, model: str = "surrogate", threshold: float = 0.8) -> Events:
+        """When the correlation with the truth is lost."""
+        return metrics.correlation_time(self.correlations[model], self.times, threshold)
+
+    @property
+    def valid(self) -> Events:
+        """When the error passes 0.4 standard deviations of the flow."""
+        return metrics.valid_time(self.mean_squares, self.variance, self.times)
+
+
+def lengths(pde: PDE, evaluation: Evaluation, history: int) -> tuple[int, int, int]:
+    """(steps of a training trajectory, steps with a truth, steps in all)."""
+    assert pde.times is not None
+    trained = len(pde.times) - history
+    long = AHEAD * trained
+    reference = evaluation.horizon or (trained if evaluation.suite == "quick" else long)
+    return trained, reference, max(reference, evaluation.steps or long)
+
+
+def reference_problem(pde: PDE, steps: int, history: int) -> PDE:
+    """The problem whose trajectories have `steps` frames after those given."""
+    assert isinstance(pde, Evolution) and pde.times is not None
+    frames = steps + history
+    if frames == len(pde.times):
+        return pde
+    dt = time_step(pde.times)
+    assert dt is not None
+    times = tuple(float(t) for t in np.arange(frames) * dt)
+    return dataclasses.replace(pde, times=times)  # type: ignore[type-var]
+
+
+def measure_rollout(
+    surrogate: Surrogate,
+    pde: PDE,
+    data: Data,
+    evaluation: Evaluation,
+    climate: Tensor,
+    bounds: Bounds,
+    workers: int | None = None,
+) -> Rollout:
+    """Roll a surrogate out and measure it; makes the trajectories it lacks.
+
+    Args:
+        surrogate: The surrogate.
+        pde: The problem it was trained on, an evolution equation.
+        data: Seed, and size of the test set.
+        evaluation: How far, and how many trajectories.
+        climate: Mean state of the training data, `(c, *x)`.
+        bounds: What the training data stay within.
+        workers: Processes for trajectories still to be made.
+
+    Raises:
+        ConfigError: The reference is shorter than one step.
+    """
+    history = surrogate.stepping.history
+    trained, reference, steps = lengths(pde, evaluation, history)
+    if reference < 1:
+        raise ConfigError(f"evaluation.horizon must be at least 1 step, got {reference}.")
+    problem = reference_problem(pde, reference, history)
+    n = min(evaluation.rollouts, data.test)
+    stored = ensure(problem, "test", n, data.seed, workers)
+    with progress("roll out", steps, "steps") as advance:
+        out = _Recorder(pde, n, reference, trained, history, climate, bounds, stored.key)
+        for truth in _frames(stored, n):
+            if not out.ready:
+                out.give(truth)
+                continue
+            out.compare(truth, surrogate)
+            advance(1)
+        while out.step < steps and out.alive.any():
+            out.go_on(surrogate)
+            advance(1)
+        advance(steps - out.step)
+    rollout = out.result(steps)
+    if evaluation.suite != "quick" and reference >= 2 * trained:
+        rollout.growth = _growth(pde, problem, rollout, out.first_error, data.seed)
+    return rollout
+
+
+def _frames(stored: Dataset, n: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """(frame `(n, c, *x)`, parameters drawn per sample `(n, k)`), one after the other, in windows of bounded size."""
+    frame = 4 * n * stored.pde.grid.weights.numel() * len(stored.pde.outputs)
+    for frames, constants in stored.windows(n, max(1, WINDOW_BYTES // frame)):
+        for i in range(frames.shape[1]):
+            yield frames[:, i], constants
+
+
+class _Recorder:
+    """The state of a rollout of n trajectories, and all that was measured of it so far."""
+
+    def __init__(
+        self, pde: PDE, n: int, reference: int, trained: int, history: int, climate: Tensor, bounds: Bounds, key: str
+    ):
+        self.pde, self.n, self.reference, self.trained, self.history = pde, n, reference, trained, history
+        self.climate, self.bounds, self.key = climate.double(), bounds, key
+        self.given: list[Tensor] = []
+        self.step = 0
+        self.alive = torch.ones(n, dtype=torch.bool)
+        self.ended = torch.zeros(n, dtype=torch.int64)
+        self.reasons = torch.zeros(n, dtype=torch.int64)
+        models = ("surrogate", "persistence", "mean")
+        self.errors = {name: torch.full((n, reference), torch.inf, dtype=torch.float64) for name in models}
+        self.correlations = {
+            name: torch.full((n, reference), torch.nan, dtype=torch.float64) for name in ("surrogate", "persistence")
+        }
+        self.vrmse = torch.full((n, reference), torch.inf, dtype=torch.float64)
+        self.mean_squares = torch.full((n, reference), torch.inf, dtype=torch.float64)
+        self.variance = torch.zeros(n, dtype=torch.float64)
+        self.quantities: dict[str, dict[str, Tensor]] = {}
+        self.instants = sorted({1, trained, min(3 * trained, reference), reference})
+        self.spectra: dict[str, list[Tensor]] = {"truth": [], "surrogate": []}
+        self.shown_steps = sorted({round(s) for s in np.linspace(1, reference, min(reference, SHOWN_FRAMES))})
+        self.shown: dict[str, list[Tensor]] = {"truth": [], "surrogate": []}
+        self.settled = reference // 2 if reference >= 2 * trained else reference
+        self.sums: dict[str, Tensor] = {}
+        edge = max(bounds.peak / FAR, 1e-300) * 1.5
+        self.edges = torch.linspace(-edge, edge, BINS + 1, dtype=torch.float64)
+        self.counts = {name: torch.zeros(BINS, dtype=torch.float64) for name in ("truth", "surrogate")}
+        k = torch.sqrt((metrics.wave_numbers(pde.grid) ** 2).sum(0)).flatten()
+        self.highest = k > 2 / 3 * float(metrics.wave_numbers(pde.grid).max())
+        self.queue: list[Tensor] = []
+
+    @property
+    def ready(self) -> bool:
+        return len(self.given) == self.history
+
+    def give(self, frame: tuple[Tensor, Tensor]) -> None:
+        """One more of the frames a surrogate starts from."""
+        states, constants = frame
+        self.given.append(states)
+        if self.ready:
+            self.initial = states
+            self.before = states.clone()
+            self.true_before = states.double()
+            fields = [c.view(-1, *(1 for _ in states.shape[2:])) for c in constants.unbind(1)]
+            channels = [f[:, None].expand(-1, 1, *states.shape[2:]) for f in fields]
+            self.inputs = torch.cat([*self.given, *channels], 1)
+            self.states = self.history * states.shape[1]
+
+    def _next(self, surrogate: Surrogate) -> Tensor:
+        """The surrogate's next frame; that of an ended trajectory is the last it had."""
+        self.step += 1
+        if not self.alive.any():
+            return self.before
+        if not self.queue:
+            rows = self.alive.nonzero()[:, 0]
+            size = max(1, POINTS_PER_CALL // self.pde.grid.weights.numel())
+            outputs = torch.cat([surrogate(self.inputs[part]) for part in rows.split(size)])
+            channels = self.before.shape[1]
+            self.queue = []
+            for part in outputs.split(channels, 1):
+                full = self.before.clone() if not self.queue else self.queue[-1].clone()
+                full[rows] = part.to(full.dtype)
+                self.queue.append(full)
+            states = torch.cat([self.inputs[:, : self.states], *self.queue], 1)[:, -self.states :]
+            self.inputs = torch.cat([states, self.inputs[:, self.states :]], 1)
+        return self.queue.pop(0)
+
+    def _end(self, state: Tensor, blocked: Tensor | None = None, moving: Tensor | None = None) -> None:
+        """Note which trajectories end with this state, and why."""
+        code = metrics.leaving(state, self.before, self.bounds)
+        if moving is None:  # without a truth nobody knows whether it should move
+            moving = torch.zeros_like(self.alive)
+        code = torch.where((code == 3) & ~moving, 0, code)
+        if blocked is not None:
+            code = torch.where((code == 0) & blocked, len(REASONS), code)
+        ends = self.alive & (code > 0)
+        self.ended[ends], self.reasons[ends] = self.step, code[ends]
+        self.alive &= ~ends
+
+    def compare(self, frame: tuple[Tensor, Tensor], surrogate: Surrogate) -> None:
+        """One step beside the truth."""
+        truth, grid, i = frame[0].double(), self.pde.grid, self.step
+        state = self._next(surrogate)
+        energy = {"truth": metrics.mode_energy(truth, grid).flatten(1)}
+        energy["surrogate"] = metrics.mode_energy(torch.nan_to_num(state.double(), posinf=0, neginf=0), grid).flatten(1)
+        high = {name: e[:, self.highest].sum(1) for name, e in energy.items()}
+        floor = VISIBLE / BLOCKED * energy["truth"].sum(1)
+        moving = (truth - self.true_before).flatten(1).norm(dim=1) > 1e-6 * truth.flatten(1).norm(dim=1)
+        self._end(state, high["surrogate"] > BLOCKED * torch.maximum(high["truth"], floor), moving)
+        alive = self.alive
+        candidates = {"surrogate": state, "persistence": self.initial, "mean": self.climate.expand_as(truth)}
+        if i == 0:
+            self.first_error = state.double() - truth
+        for name, values in candidates.items():
+            error = metrics.rel_l2(values.to(truth), truth, grid)
+            self.errors[name][:, i] = torch.where(alive, error, torch.inf) if name == "surrogate" else error
+        for name, curve in self.correlations.items():
+            found = metrics.correlation(candidates[name][:, None], truth[:, None], grid)[:, 0]
+            curve[:, i] = torch.where(alive, found, torch.nan) if name == "surrogate" else found
+        square = metrics.space_mean((state.double() - truth).square(), grid).sum(1)
+        self.vrmse[:, i] = torch.where(alive, metrics.vrmse(state, truth.to(state), grid), torch.inf)
+        self.mean_squares[:, i] = torch.where(alive, square, torch.inf)
+        self.variance += metrics.space_mean((truth - self.climate).square(), grid).sum(1) / self.reference
+        for model, values in (("truth", truth), ("surrogate", state.double())):
+            for name, value in self.pde.quantities(values).items():
+                curves = self.quantities.setdefault(
+                    name, {m: torch.full((self.n, self.reference + 1), torch.nan).double() for m in self.counts}
+                )
+                if i == 0:
+                    curves[model][:, 0] = self.pde.quantities(self.initial.double())[name]
+                curves[model][:, i + 1] = torch.where(alive, value, torch.nan) if model == "surrogate" else value
+        self._keep(truth, state, energy)
+        self.before, self.true_before = state, truth
+
+    def _keep(self, truth: Tensor, state: Tensor, energy: dict[str, Tensor]) -> None:
+        """Spectra, statistics and pictures of this step."""
+        values = {"truth": truth, "surrogate": state.double()}
+        rows = {"truth": torch.ones_like(self.alive), "surrogate": self.alive}
+        if self.step in self.instants:
+            for name, all_of_it in energy.items():
+                shells = metrics.shell_spectrum(all_of_it[rows[name]], self.pde.grid)
+                self.spectra[name].append(shells.mean(0) if len(shells) else torch.full(shells.shape[1:], torch.nan))
+        if self.step > self.settled:
+            for name, all_of_it in energy.items():
+                kept = rows[name]
+                shells = metrics.shell_spectrum(all_of_it[kept], self.pde.grid).sum(0)
+                self.sums[name] = self.sums.get(name, torch.zeros_like(shells)) + shells
+                inside = values[name][kept].clamp(self.edges[0], self.edges[-1])
+                self.counts[name] += torch.histogram(inside, self.edges)[0]
+        if self.step in self.shown_steps:
+            for name, frames in values.items():
+                self.shown[name].append(frames[:, 0].float())
+
+    def go_on(self, surrogate: Surrogate) -> None:
+        """One step beyond the truth."""
+        state = self._next(surrogate)
+        self._end(state)
+        self.before = state
+
+    def result(self, steps: int) -> Rollout:
+        dt = time_step(self.pde.times)
+        assert dt is not None
+        climate = None
+        if self.settled < self.reference and self.alive.any():
+            climate = Climate(
+                self.settled + 1,
+                {name: sums / sums.sum() * float(self.counts[name].sum() > 0) for name, sums in self.sums.items()},
+                {name: c / c.sum() for name, c in self.counts.items()},
+                self.edges,
+                {
+                    model: {
+                        name: np.nanmean(curves[model][self.alive, self.settled + 1 :].numpy(), axis=0)
+                        for name, curves in self.quantities.items()
+                    }
+                    for model in self.counts
+                },
+            )
+        lost = torch.nan_to_num(self.correlations["surrogate"], nan=-1.0).mean(1)
+        order = torch.argsort(lost, descending=True).tolist()
+        chosen = list(dict.fromkeys([order[len(order) // 2], order[-1]]))[:SHOWN_SAMPLES]
+        return Rollout(
+            resolution=self.pde.resolution,
+            dt=dt,
+            trained=self.trained,
+            key=self.key,
+            times=dt * torch.arange(1, self.reference + 1, dtype=torch.float64),
+            errors=self.errors,
+            correlations=self.correlations,
+            vrmse=self.vrmse,
+            mean_squares=self.mean_squares,
+            size=metrics.space_mean(self.initial.double().square(), self.pde.grid).sum(1).sqrt(),
+            variance=self.variance,
+            quantities=self.quantities,
+            ended=torch.where(self.reasons > 0, self.ended, steps + 1),
+            reasons=self.reasons,
+            steps=steps,
+            spectra={name: torch.stack(rows) for name, rows in self.spectra.items()},
+            instants=self.instants,
+            climate=climate,
+            shown={name: torch.stack(frames, 1)[chosen] for name, frames in self.shown.items()},
+            shown_steps=self.shown_steps,
+            shown_samples=chosen,
+        )
+
+
+def with_spectrum_of(error: Tensor, grid: Grid, seed: int) -> Tensor:
+    """Random fields `(n, c, *x)` on a periodic grid whose waves are as large as those of `error`, with other phases."""
+    random = torch.Generator().manual_seed(seed)
+    axes = tuple(range(-grid.ndim, 0))
+    noise = torch.fft.rfftn(torch.randn(error.shape, generator=random, dtype=torch.float64), dim=axes)
+    size = torch.fft.rfftn(error.double(), dim=axes).abs()
+    return torch.fft.irfftn(noise / noise.abs().clamp_min(1e-300) * size, s=grid.shape, dim=axes)
+
+
+def _growth(pde: PDE, problem: PDE, rollout: Rollout, first_error: Tensor, seed: int) -> list[tuple[Growth, Growth]]:
+    """Growth rates of the surrogate's errors, and of the solver's own from a start that is off by as much."""
+    grid = pde.grid
+    times, spread = rollout.times.numpy(), rollout.variance.sqrt()
+    tried = [i for i in range(len(spread)) if torch.isfinite(first_error[i]).all()][:GROWTH_SAMPLES]
+    norms = rollout.mean_squares.sqrt().numpy()
+    own = [metrics.growth_rate(norms[i], times, float(spread[i])) for i in tried]
+    if grid.location != "periodic" or all(g.rate is None for g in own):
+        return []  # nothing grows exponentially: there is no rate to compare
+    fine = problem.on(problem.label_grid.shape[0])
+    start = fine.sample(max(tried) + 1, seed, first_index("test"))[tried]
+    shift = grid.resample(with_spectrum_of(first_error[tried], grid, seed), fine.grid, "spectral")
+    moved = start.clone()
+    moved[:, : shift.shape[1]] += shift
+    one, two = fine.solve(torch.cat([start, moved])).chunk(2)
+    apart = fine.grid.resample(two - one, grid, fine.restriction)[:, -len(times) :].flatten(0, 1)
+    sizes = metrics.space_mean(apart.square(), grid).sum(1).sqrt().view(len(tried), -1).numpy()
+    return [(own[row], metrics.growth_rate(sizes[row], times, float(spread[i]))) for row, i in enumerate(tried)]

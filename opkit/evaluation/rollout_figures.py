@@ -1,0 +1,217 @@
+"""Pictures of a long rollout, from its section of report.json, and frames to scrub through."""
+
+import io
+from typing import Any
+
+import numpy as np
+
+from opkit.evaluation.figures import INK, LABEL, Picture, render
+from opkit.evaluation.rollout import Rollout
+from opkit.grid import Grid
+
+WIDEST = 128
+"""Most points per side of an animated field; finer ones are thinned out."""
+WEIGHT = {"surrogate": 1.8, "persistence": 1.2, "mean": 1.2}
+COLOURS = ("#0b6e99", "#c8553d", "#3a7d44", "#8d6a9f")
+
+
+def _values(curve: list[float | None]) -> np.ndarray:
+    return np.array([np.nan if v is None else v for v in curve], dtype=float)
+
+
+def _trained(axis: Any, section: dict[str, Any], dt: float) -> None:
+    """Where the training trajectories end."""
+    axis.axvline(section["trained_steps"] * dt, color="#999999", lw=1, ls=":", zorder=0)
+    axis.annotate(
+        "trained up to here", (section["trained_steps"] * dt, 0.99), xycoords=("data", "axes fraction"), rotation=90,
+        va="top", ha="right", fontsize=8, color="#666666",
+    )  # fmt: skip
+
+
+def error_fan(section: dict[str, Any]) -> Picture:
+    """Relative L2 error against time: median and the middle four fifths, beside its baselines."""
+    dt = section["time_step"]
+
+    def draw(figure: Any) -> None:
+        axis = figure.subplots()
+        t = dt * np.array(section["curves"]["step"])
+        for name, fan in section["curves"]["rel_l2"].items():
+            axis.plot(
+                t, _values(fan["median"]), color=INK[name], label=LABEL[name], lw=1.8 if name == "surrogate" else 1.2
+            )
+            if name == "surrogate":
+                high = np.nan_to_num(_values(fan["high"]), nan=1e3)
+                axis.fill_between(
+                    t, np.nan_to_num(_values(fan["low"]), nan=1e3), high, color=INK[name], alpha=0.2, lw=0
+                )
+        shown = np.concatenate([_values(f["median"]) for f in section["curves"]["rel_l2"].values()])
+        shown = shown[np.isfinite(shown) & (shown > 0)]
+        axis.set_yscale("log")
+        if len(shown):
+            axis.set_ylim(shown.min() / 3, min(shown.max() * 3, 1e3))
+        axis.yaxis.set_major_formatter(lambda v, _: f"{100 * v:g}%")
+        _trained(axis, section, dt)
+        axis.set_xlabel("time")
+        axis.set_ylabel("relative L2 error of the frame")
+        axis.grid(alpha=0.25)
+        axis.legend(frameon=False, fontsize=9, loc="lower right")
+
+    return render(draw, 6.4, 4.2)
+
+
+def correlation_and_survival(section: dict[str, Any]) -> Picture:
+    """Correlation with the truth against time, and the share of trajectories that are still right, and still alive."""
+    dt = section["time_step"]
+
+    def draw(figure: Any) -> None:
+        left, right = figure.subplots(1, 2)
+        t = dt * np.array(section["curves"]["step"])
+        for name, fan in section["curves"]["correlation"].items():
+            left.plot(
+                t, _values(fan["median"]), color=INK[name], label=LABEL[name], lw=1.8 if name == "surrogate" else 1.2
+            )
+            if name == "surrogate":
+                low, high = (np.nan_to_num(_values(fan[k]), nan=-1.0) for k in ("low", "high"))
+                left.fill_between(t, low, high, color=INK[name], alpha=0.2, lw=0)
+        left.axhline(0.8, color="#999999", lw=1, ls="--", zorder=0)
+        left.set_ylim(min(-0.05, left.get_ylim()[0]), 1.03)
+        left.set_xlabel("time")
+        left.set_ylabel("correlation with the truth")
+        _trained(left, section, dt)
+        left.legend(frameon=False, fontsize=9, loc="lower left")
+        names = {
+            "correlation_time": ("correlation above 0.8", COLOURS[0], section["reference_steps"]),
+            "valid_time": ("error below 0.4 of the flow's size", COLOURS[1], section["reference_steps"]),
+            "divergence_time": ("within bounds", COLOURS[2], section["steps"]),
+        }
+        for name, (label, colour, steps) in names.items():
+            curve = section["survival"][name]
+            end = steps * dt
+            x = np.array([*curve["times"], max(end, curve["times"][-1])])
+            share, low, high = (np.array([*curve[k], curve[k][-1]]) for k in ("share", "low", "high"))
+            right.step(x, share, where="post", color=colour, label=label, lw=1.8)
+            right.fill_between(x, low, high, step="post", color=colour, alpha=0.12, lw=0)
+        right.set_ylim(-0.03, 1.03)
+        right.set_xlabel("time")
+        right.set_ylabel("share of trajectories (Kaplan-Meier)")
+        _trained(right, section, dt)
+        right.legend(frameon=False, fontsize=9, loc="lower left")
+        for axis in (left, right):
+            axis.grid(alpha=0.25)
+
+    return render(draw, 11, 4.2)
+
+
+def spectra_over_time(section: dict[str, Any]) -> Picture:
+    """Energy by wavenumber of truth and rollout at a few times."""
+
+    def draw(figure: Any) -> None:
+        axis = figure.subplots()
+        spectra = section["spectra"]
+        top = 0.0
+        for i, step in enumerate(spectra["step"]):
+            colour = COLOURS[i % len(COLOURS)]
+            for model, style in (("truth", "-"), ("surrogate", "--")):
+                energy = _values(spectra[model][i])
+                k = np.arange(1, len(energy) + 1)
+                label = f"step {step}" if model == "truth" else None
+                axis.loglog(k, np.where(energy > 0, energy, np.nan), style, color=colour, lw=1.5, label=label)
+                top = max(top, float(np.nanmax(energy, initial=0.0)) if model == "truth" else top)
+        axis.plot([], [], "--", color="#555555", label="surrogate (dashed)")
+        axis.set_ylim(bottom=max(top * 1e-14, 1e-30))
+        axis.set_xlabel("wavenumber")
+        axis.set_ylabel("mean energy per shell")
+        axis.grid(alpha=0.25)
+        axis.legend(frameon=False, fontsize=9)
+
+    return render(draw, 6.4, 4.2)
+
+
+def drift(section: dict[str, Any]) -> Picture:
+    """The equation's quantities over time, truth and rollout: medians and the middle four fifths."""
+    names, dt = list(section["quantities"]), section["time_step"]
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots(1, len(names), squeeze=False)[0]
+        for axis, name in zip(axes, names, strict=True):
+            quantity = section["quantities"][name]
+            t = dt * np.array(quantity["step"])
+            for model in ("truth", "surrogate"):
+                fan = {k: _values(quantity[model][k]) for k in ("low", "median", "high")}
+                axis.plot(t, fan["median"], color=INK[model], label=LABEL[model], lw=1.6)
+                axis.fill_between(t, fan["low"], fan["high"], color=INK[model], alpha=0.15, lw=0)
+            _trained(axis, section, dt)
+            axis.set_title(name, fontsize=10)
+            axis.set_xlabel("time")
+            axis.grid(alpha=0.25)
+        axes[0].legend(frameon=False, fontsize=9)
+
+    return render(draw, 3.8 * len(names), 3.2)
+
+
+def animation(rollout: Rollout, grid: Grid, row: int) -> tuple[bytes, int, int]:
+    """All shown frames of one trajectory in one PNG, below each other: truth, prediction and error side by side.
+
+    Returns:
+        The PNG, and width and height of one frame in pixels.
+    """
+    truth, own = (rollout.shown[m][row].numpy() for m in ("truth", "surrogate"))
+    frames = _line_frames(truth, own, grid) if grid.ndim == 1 else _image_frames(truth, own)
+    return _png(np.concatenate(frames)), frames[0].shape[1], frames[0].shape[0]
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).quantize(256, method=Image.Quantize.FASTOCTREE).save(buffer, "png", optimize=True)
+    return buffer.getvalue()
+
+
+def _image_frames(truth: np.ndarray, own: np.ndarray) -> list[np.ndarray]:
+    from matplotlib import colormaps
+    from matplotlib.colors import Normalize
+
+    thin = -(-max(truth.shape[1:]) // WIDEST)
+    truth, own = truth[:, ::thin, ::thin], own[:, ::thin, ::thin]
+    low, high = float(truth.min()), float(truth.max())
+    finite = np.where(np.isfinite(own), own, 0.0)
+    scale, off = Normalize(low, high, clip=True), Normalize(low - high, high - low, clip=True)
+    gap = np.full((truth.shape[2], 2, 3), 255, np.uint8)
+
+    def coloured(field: np.ndarray, norm: Any, name: str) -> np.ndarray:
+        return colormaps[name](norm(field.T[::-1]), bytes=True)[..., :3]  # x to the right, y upwards
+
+    return [
+        np.concatenate(
+            [coloured(u, scale, "viridis"), gap, coloured(p, scale, "viridis"), gap, coloured(p - u, off, "RdBu_r")], 1
+        )
+        for u, p in zip(truth, finite, strict=True)
+    ]
+
+
+def _line_frames(truth: np.ndarray, own: np.ndarray, grid: Grid) -> list[np.ndarray]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 2.6), dpi=90, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    x = grid.axis(0).numpy()
+    span = float(np.abs(truth).max()) * 1.15 or 1.0
+    (line,) = left.plot(x, truth[0], color=INK["truth"], lw=1.6, label="truth")
+    (dashed,) = left.plot(x, own[0], color=INK["surrogate"], lw=1.6, ls="--", label="prediction")
+    (error,) = right.plot(x, own[0] - truth[0], color=INK["interpolation"], lw=1.2)
+    left.set_ylim(-span, span)
+    right.set_ylim(-span, span)
+    left.legend(frameon=False, fontsize=8, loc="upper right")
+    right.set_title("error", fontsize=9)
+    left.set_title("field", fontsize=9)
+    frames = []
+    for u, p in zip(truth, own, strict=True):
+        line.set_ydata(u)
+        dashed.set_ydata(p)
+        error.set_ydata(p - u)
+        canvas.draw()
+        frames.append(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+    return frames

@@ -1,0 +1,224 @@
+"""How long a rollout is right, and when it fails: one event time per sample, censored where it did not happen.
+
+With <.> the mean over space and n = 1, 2, ... the frames after those given:
+
+    correlation(n)      <(p - <p>)(u - <u>)> / (<(p - <p>)^2> <(u - <u>)^2>)^1/2
+    correlation_time    first t at which it is below 0.8
+    valid_time          first t at which (<e^2> / <(u - climate)^2> averaged over t)^1/2 is above 0.4
+    divergence_time     first t at which a state leaves the bounds of the training data, or freezes
+
+Times are interpolated linearly between frames. What has not happened by the end of a rollout happens later, nobody
+knows when: averages of such times are Kaplan-Meier's (`opkit.evaluation.statistics`), never means of the numbers here.
+
+    growth rate         slope of log ||e(t)|| between its first values and a fifth of saturation, sqrt(2) standard
+                        deviations of the flow: the leading Lyapunov exponent where errors are small and grow by chaos
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from opkit.grid import Grid
+
+CORRELATED = 0.8
+"""Correlation below which a trajectory counts as lost."""
+VALID = 0.4
+"""Error, in standard deviations of the flow, above which a forecast counts as useless."""
+
+
+@dataclass(frozen=True)
+class Events:
+    """When something happened to each sample, or until when it had not.
+
+    Args:
+        time: Time of the event; where it was not observed, the last time looked at.
+        observed: Whether it happened.
+    """
+
+    time: Float[Tensor, " n"]
+    observed: Bool[Tensor, " n"]
+
+
+def correlation(
+    prediction: Float[Tensor, "n t c *x"],
+    truth: Float[Tensor, "n t c *x"],
+    grid: Grid,
+    scale: Float[Tensor, " c"] | None = None,
+) -> Float[Tensor, "n t"]:
+    """Pearson correlation over space of each frame, centred, channels jointly.
+
+    Args:
+        prediction: Frames.
+        truth: Likewise.
+        grid: Supplies quadrature weights.
+        scale: Size of each channel, by which it is divided, so that channels of different units count alike; none for
+            one channel.
+
+    Returns:
+        `(n, t)`; NaN where either frame is constant or not finite.
+    """
+    weights = grid.weights.to(prediction.device)
+    weights = weights / weights.sum()
+    axes = tuple(range(-grid.ndim, 0))
+
+    def centred(values: Tensor) -> Tensor:
+        values = values.to(torch.float64)
+        if scale is not None:
+            values = values / scale.to(values).view(-1, *(1 for _ in grid.shape))
+        return values - (values * weights).sum(axes, keepdim=True)
+
+    p, u = centred(prediction), centred(truth)
+    both, own, true = ((v * weights).sum((-grid.ndim - 1, *axes)) for v in (p * u, p * p, u * u))
+    size = (own * true).sqrt()
+    return torch.where(size > 0, both / size, torch.nan)
+
+
+def first_crossing(
+    values: Float[Tensor, "n t"], times: Float[Tensor, " t"], threshold: float, initial: float, below: bool = True
+) -> Events:
+    """When a curve first falls below a threshold, or rises above it.
+
+    Args:
+        values: The curve at `times`. A value that is not finite has crossed.
+        times: All after 0.
+        threshold: The line.
+        initial: Value at time 0, on the good side.
+        below: Whether falling below it is the event; else rising above.
+
+    Returns:
+        Times interpolated linearly between frames; at the frame itself where its value is not finite.
+    """
+    values = values.double()
+    if not below:
+        values, threshold, initial = -values, -threshold, -initial
+    crossed = ~(values >= threshold)  # NaN has crossed too
+    happened = crossed.any(1)
+    first = crossed.double().argmax(1)
+    t = torch.cat([times.new_zeros(1), times]).double()
+    before = torch.cat([torch.full_like(values[:, :1], initial), values], 1).gather(1, first[:, None])[:, 0]
+    after = values.gather(1, first[:, None])[:, 0]
+    share = torch.where(torch.isfinite(after), (before - threshold) / (before - after), 1.0)
+    when = t[first] + share * (t[first + 1] - t[first])
+    return Events(torch.where(happened, when, t[-1]), happened)
+
+
+def correlation_time(values: Float[Tensor, "n t"], times: Float[Tensor, " t"], threshold: float = CORRELATED) -> Events:
+    """First time the `correlation` is below a threshold."""
+    return first_crossing(values, times, threshold, 1.0)
+
+
+def valid_time(
+    mean_square: Float[Tensor, "n t"],
+    variance: Float[Tensor, " n"],
+    times: Float[Tensor, " t"],
+    threshold: float = VALID,
+) -> Events:
+    """First time the error is above a share of the flow's own variability.
+
+    Args:
+        mean_square: <e^2> of each frame.
+        variance: Mean over time of <(u - climate)^2>, the climate being a mean state.
+        times: Of the frames.
+        threshold: Errors are taken relative to the root of `variance`.
+    """
+    return first_crossing((mean_square / variance[:, None]).sqrt(), times, threshold, 0.0, below=False)
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a state must stay within.
+
+    Args:
+        norm: Largest root mean square.
+        peak: Largest absolute value.
+        still: Least change from one frame to the next, relative to the state: below it a rollout has frozen.
+    """
+
+    norm: float
+    peak: float
+    still: float = 1e-6
+
+
+LEAVES = ("not finite", "too large", "frozen")
+"""What ends a trajectory, in the order of `leaving`'s codes 1, 2, 3."""
+
+
+def leaving(state: Float[Tensor, "n c *x"], before: Float[Tensor, "n c *x"], bounds: Bounds) -> Tensor:
+    """Code of why each state is out of bounds, `(n,)` integers: 0 if it is not, else 1 + an index into `LEAVES`.
+
+    Args:
+        state: A frame.
+        before: The one before it.
+        bounds: What it must stay within. Freezing is only an event where the truth moves; that is the caller's to say.
+    """
+    flat, change = state.double().flatten(1), (state.double() - before.double()).flatten(1)
+    size = flat.square().mean(1).sqrt()
+    finite = torch.isfinite(flat).all(1)
+    large = (size > bounds.norm) | (flat.abs().amax(1) > bounds.peak)
+    frozen = change.square().mean(1).sqrt() < bounds.still * size
+    code = torch.where(frozen, 3, 0)
+    code = torch.where(large, 2, code)
+    return torch.where(finite, code, 1)
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Exponential growth of an error; the rate is None where there is no stretch of it.
+
+    Args:
+        rate: Per unit of time.
+        r2: Of the fit.
+        points: Frames fitted.
+        reason: Why there is no rate.
+    """
+
+    rate: float | None
+    r2: float | None
+    points: int
+    reason: str | None = None
+
+
+def growth_rate(errors: np.ndarray, times: np.ndarray, spread: float) -> Growth:
+    """Slope of log ||e|| over time by least squares.
+
+    Args:
+        errors: Norm of one trajectory's error, `(t,)`.
+        times: Of the frames.
+        spread: Standard deviation of the flow, in the unit of `errors`. Two unrelated states are sqrt(2) of it apart.
+
+    Returns:
+        The fit between twice the first error and a fifth of saturation; no rate where that holds fewer than five frames
+        or where log ||e|| is no line there (R^2 below 0.9).
+    """
+    from scipy.stats import linregress
+
+    errors, times = np.asarray(errors, np.float64), np.asarray(times, np.float64)
+    low, high = max(2 * errors[0], 1e-6 * spread), 0.2 * math.sqrt(2) * spread
+    end = np.flatnonzero(~(errors <= high))  # NaN ends it too
+    begin = np.flatnonzero(errors >= low)
+    stop = int(end[0]) if len(end) else len(errors)
+    start = int(begin[0]) if len(begin) else len(errors)
+    if stop - start < 5:
+        return Growth(
+            None, None, max(0, stop - start), "fewer than five frames between its first values and saturation"
+        )
+    fit = linregress(times[start:stop], np.log(errors[start:stop]))
+    if fit.rvalue**2 < 0.9:
+        return Growth(None, float(fit.rvalue**2), stop - start, "its logarithm is no straight line")
+    return Growth(float(fit.slope), float(fit.rvalue**2), stop - start)
+
+
+def power_law(errors: np.ndarray, times: np.ndarray) -> Growth:
+    """Exponent p of ||e|| ~ t^p by least squares: 1/2 where errors of steps are independent, 1 where they add up."""
+    from scipy.stats import linregress
+
+    errors = np.asarray(errors, np.float64)
+    kept = np.isfinite(errors) & (errors > 0)
+    if kept.sum() < 5:
+        return Growth(None, None, int(kept.sum()), "fewer than five frames")
+    fit = linregress(np.log(np.asarray(times, np.float64)[kept]), np.log(errors[kept]))
+    return Growth(float(fit.slope), float(fit.rvalue**2), int(kept.sum()))

@@ -1,0 +1,109 @@
+"""Several runs side by side: what differs by more than chance, and what must not be compared."""
+
+import csv
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from opkit.cli import main
+from opkit.errors import ConfigError
+from opkit.evaluation.leaderboard import is_evaluated, leaderboard, summary
+
+
+def copy_of(run: Path, folder: Path, change) -> Path:
+    """A run's evaluation whose per-sample errors, and their mean, are changed."""
+    shutil.copytree(run / "evaluation", folder / "evaluation")
+    with open(folder / "evaluation" / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    report = json.loads((folder / "evaluation" / "report.json").read_text())
+    for row in rows:
+        if (row["metric"], row["model"], row["resolution"]) == ("rel_l2", "surrogate", "13"):
+            row["value"] = str(change(float(row["value"]), int(row["sample"])))
+    values = [
+        float(r["value"]) for r in rows if (r["metric"], r["model"], r["resolution"]) == ("rel_l2", "surrogate", "13")
+    ]
+    report["metrics"][0]["value"] = float(np.mean(values))
+    with open(folder / "evaluation" / "metrics.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    (folder / "evaluation" / "report.json").write_text(json.dumps(report))
+    return folder
+
+
+@pytest.fixture
+def runs(small_run, tmp_path):
+    noise = np.random.default_rng(0).normal(0, 1e-3, 100)
+    return {
+        "a": [copy_of(small_run, tmp_path / "a", lambda v, i: v)],
+        "b": [copy_of(small_run, tmp_path / "b", lambda v, i: v + noise[i])],
+        "c": [copy_of(small_run, tmp_path / "c", lambda v, i: v * 1.5)],
+    }
+
+
+def test_only_what_differs_by_more_than_chance_is_worse(runs, tmp_path):
+    found = leaderboard(runs, tmp_path / "out", 500, 0)
+    verdicts = {row["run"]: row["verdict"] for row in found["runs"]}
+    assert verdicts == {"a": "as good", "b": "as good", "c": "worse"}
+    assert found["runs"][-1]["run"] == "c" and found["runs"][-1]["difference"]["p_holm"] < 0.05
+    assert "cannot be told apart" in summary(found)
+    page = (tmp_path / "out" / "leaderboard.html").read_text()
+    assert "<strong>" not in page and "http" not in re.sub(r"Content-Security-Policy|http-equiv", "", page)
+    with open(tmp_path / "out" / "leaderboard.csv", newline="") as file:
+        assert [row["run"] for row in csv.DictReader(file)] == [row["run"] for row in found["runs"]]
+
+
+def test_a_clear_winner_is_bold(runs, tmp_path):
+    found = leaderboard({k: runs[k] for k in "ac"}, tmp_path / "out", 500, 0)
+    assert [row["verdict"] for row in found["runs"]] == ["best", "worse"]
+    assert (tmp_path / "out" / "leaderboard.html").read_text().count("<strong>") == 1
+    assert summary(found).endswith("a is best; the others differ from it by more than chance (5%, Holm).")
+
+
+def test_seeds_of_one_run_are_one_row(runs, tmp_path):
+    found = leaderboard({"both": runs["a"] + runs["b"] + runs["c"], "c": runs["c"]}, tmp_path / "out", 500, 0)
+    row = next(r for r in found["runs"] if r["run"] == "both")
+    single = [json.loads((runs[k][0] / "evaluation" / "report.json").read_text())["metrics"][0]["value"] for k in "abc"]
+    assert row["seeds"] == 3 and row["rel_l2"]["value"] == pytest.approx(np.mean(single))
+    assert row["rel_l2"]["ci_low"] < row["rel_l2"]["value"] < row["rel_l2"]["ci_high"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda r: r["data"]["keys"].update({"13": "0" * 16}), "test data"),
+        (lambda r: r["data"].update(test=4), r"data\.test"),
+        (lambda r: r.update(pde="burgers"), "equation"),
+    ],
+)
+def test_different_tests_are_not_compared(runs, tmp_path, change, said):
+    path = runs["b"][0] / "evaluation" / "report.json"
+    report = json.loads(path.read_text())
+    change(report)
+    path.write_text(json.dumps(report))
+    with pytest.raises(ConfigError, match=f"not tested on the same samples: {said}"):
+        leaderboard(runs, tmp_path / "out", 500, 0)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_report_of_other_weights_is_not_read(small_run):
+    report = json.loads((small_run / "evaluation" / "report.json").read_text())
+    assert is_evaluated(small_run, report["weights_sha256"]) and not is_evaluated(small_run, "0" * 64)
+
+
+def test_the_command(small_run, small_data, tmp_path, capsys):
+    for name in ("one", "two"):
+        shutil.copytree(small_run, tmp_path / name)
+    shutil.rmtree(tmp_path / "two" / "evaluation")
+    before = (tmp_path / "one" / "evaluation" / "report.json").stat().st_mtime_ns
+    paths = [str(tmp_path / "one"), str(tmp_path / "two")]
+    assert main(["evaluate", *paths]) == 0
+    out = capsys.readouterr().out
+    assert "cannot be told apart" in out and str(tmp_path / "leaderboard" / "leaderboard.html") in out
+    assert (tmp_path / "one" / "evaluation" / "report.json").stat().st_mtime_ns == before
+    assert main(["evaluate", *paths, "--gate", "rel_l2<1e-9", f"output={tmp_path / 'elsewhere'}"]) == 3
+    assert main(["evaluate", str(tmp_path / "one"), str(tmp_path / "none")]) == 2

@@ -1,0 +1,175 @@
+"""Rollouts far beyond training, of models whose answers are known."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from test_rollout import Solver, surrogate_of
+
+from opkit import metrics
+from opkit.evaluation.rollout import (
+    REASONS,
+    Bounds,
+    lengths,
+    measure_rollout,
+    reference_problem,
+    with_spectrum_of,
+)
+from opkit.generate import ensure
+from opkit.grid import Grid
+from opkit.pdes import Burgers, NavierStokes
+from opkit.settings import Data, Evaluation
+
+PDE = Burgers(resolution=48, label_resolution=48, modes=12, times=(0, 0.1, 0.2, 0.3), viscosity=0.2, tail=1.0, dt=0.02)
+DATA = Data(train=6, val=2, test=6, test_fine=4)
+SETTINGS = Evaluation(resolutions=(72, 96), resamples=200, rollouts=6)
+BOUNDS = Bounds(1e3, 1e3)
+ZERO = torch.zeros(1, 48)
+
+
+@pytest.fixture(autouse=True)
+def data(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPKIT_DATA", str(tmp_path / "data"))
+
+
+def measured(operator, pde=PDE, settings=SETTINGS, bounds=BOUNDS, climate=ZERO):
+    return measure_rollout(surrogate_of(operator, pde), pde, DATA, settings, climate, bounds, workers=1)
+
+
+def test_how_far_it_goes():
+    assert lengths(PDE, Evaluation(), 1) == (3, 30, 30)
+    assert lengths(PDE, Evaluation(suite="quick"), 1) == (3, 3, 30)
+    assert lengths(PDE, Evaluation(horizon=12, steps=1000), 2) == (2, 12, 1000)
+    assert reference_problem(PDE, 3, 1) is PDE
+    torch.testing.assert_close(reference_problem(PDE, 30, 1).times, 0.1 * torch.arange(31).double())
+
+
+def test_the_exact_solver_never_loses_the_truth(one_thread):
+    found = measured(Solver(PDE))
+    assert found.errors["surrogate"].shape == (6, 30) and found.errors["surrogate"].max() < 1e-5
+    for events in (found.correlated(), found.valid, found.diverged):
+        assert not events.observed.any()
+    assert not found.correlated("persistence").observed.all() or found.errors["persistence"].max() > 0.1
+    for curves in found.quantities.values():
+        torch.testing.assert_close(curves["surrogate"], curves["truth"], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found.spectra["surrogate"], found.spectra["truth"], rtol=1e-4, atol=1e-12)
+    assert found.climate.first == 16
+
+
+def test_not_a_number_ends_one_sample_at_its_step_and_no_other(one_thread):
+    """NaN at step 7 in sample 3."""
+
+    class Failing(Solver):
+        calls = 0
+
+        def forward(self, u):
+            self.calls += 1
+            out = super().forward(u)
+            if self.calls == 7:
+                out[3] = torch.nan
+            return out
+
+    found, exact = measured(Failing(PDE)), measured(Solver(PDE))
+    others = [0, 1, 2, 4, 5]
+    assert found.ended.tolist() == [31, 31, 31, 7, 31, 31]
+    assert REASONS[found.reasons[3] - 1] == "not finite"
+    assert found.diverged.time[3].item() == pytest.approx(0.7)
+    assert torch.isfinite(found.errors["surrogate"][3, :6]).all() and found.errors["surrogate"][3, 6:].isinf().all()
+    torch.testing.assert_close(
+        found.errors["surrogate"][others], exact.errors["surrogate"][others], rtol=1e-9, atol=1e-14
+    )
+    assert found.correlated().observed.tolist() == [False, False, False, True, False, False]
+
+
+def test_what_grows_out_of_bounds_ends_before_it_overflows(one_thread):
+    """A factor of 2 per step from fields of root mean square s passes ten times that between steps 3 and 4."""
+    weak = dataclasses.replace(PDE, sigma=1e-9)
+    a = weak.sample(6, first=2 * 2**32)
+    limit = 10 * float(a.flatten(1).square().mean(1).sqrt().max())
+    found = measured(Solver(weak, 2.0), weak, bounds=Bounds(limit, 1.0))
+    assert found.reasons.tolist() == [2] * 6 and (found.ended >= 4).all() and (found.ended <= 9).all()
+    assert found.steps == 30  # the rest of the steps were not taken
+
+
+def test_freezing_counts_only_where_the_truth_moves(one_thread):
+    class Frozen(Solver):
+        def forward(self, u):
+            return u.clone()
+
+    assert measured(Frozen(PDE)).ended.tolist() == [1] * 6
+    assert [REASONS[r - 1] for r in measured(Frozen(PDE)).reasons] == ["frozen"] * 6
+
+
+def test_fine_scales_that_pile_up_end_it(one_thread):
+    class Noisy(Solver):
+        def forward(self, u):
+            return super().forward(u) + 0.1 * torch.cos(22 * torch.arange(48).double() * 2 * torch.pi / 48)
+
+    found = measured(Noisy(PDE))
+    assert [REASONS[r - 1] for r in found.reasons] == ["fine scales piling up"] * 6
+
+
+def test_a_factor_per_step_is_a_drift_and_an_error_worked_out_by_hand(one_thread):
+    weak = dataclasses.replace(PDE, sigma=1e-9)
+    found = measured(Solver(weak, 1.01), weak)
+    expected = torch.tensor([1.01**k - 1 for k in range(1, 31)], dtype=torch.float64).expand(6, 30)
+    torch.testing.assert_close(found.errors["surrogate"], expected, rtol=1e-4, atol=1e-6)
+    energy = found.quantities["energy"]
+    ratio = energy["surrogate"][:, -1] / energy["truth"][:, -1]
+    torch.testing.assert_close(ratio, torch.full((6,), 1.01**60, dtype=torch.float64), rtol=1e-4, atol=0)
+    assert not found.correlated().observed.any()  # a scaled field is correlated
+
+
+def test_steps_beyond_the_truth_are_watched(one_thread):
+    class Late(Solver):
+        calls = 0
+
+        def forward(self, u):
+            self.calls += 1
+            return super().forward(u) * (1e9 if self.calls == 20 else 1)
+
+    found = measured(Late(PDE), settings=dataclasses.replace(SETTINGS, horizon=5, steps=25))
+    assert found.errors["surrogate"].shape == (6, 5) and found.ended.tolist() == [20] * 6
+    assert not found.correlated().observed.any()
+
+
+def test_windows_of_time_are_the_trajectory(monkeypatch, one_thread):
+    whole = measured(Solver(PDE))
+    monkeypatch.setattr("opkit.evaluation.rollout.WINDOW_BYTES", 1)
+    monkeypatch.setattr("opkit.evaluation.rollout.POINTS_PER_CALL", 1)
+    pieces = measured(Solver(PDE))
+    for name, curve in whole.errors.items():
+        assert (curve == pieces.errors[name]).all()
+    stored = ensure(PDE, "test", 6, 0, 1)
+    frames = torch.cat([f for f, _ in stored.windows(6, 3)], 1)[:, :, 0]
+    assert (frames == stored.load(6)["u"]).all()
+
+
+def test_a_perturbation_has_the_spectrum_it_is_given():
+    grid = Grid((16, 15), "periodic")
+    error = torch.randn(3, 2, 16, 15, dtype=torch.float64)
+    found = with_spectrum_of(error, grid, 1)
+    assert not torch.allclose(found, error)
+    energies = (metrics.mode_energy(v, grid) for v in (found, error))
+    torch.testing.assert_close(*energies, rtol=1e-9, atol=1e-15)
+
+
+@pytest.mark.slow
+def test_the_solver_in_another_precision_errs_no_faster_than_chaos(one_thread):
+    """A chaotic flow: the solver at float32 as surrogate differs from the labels by round-off that grows at the rate of
+    the flow itself, which the perturbed solver has too."""
+    flow = NavierStokes(
+        resolution=32, label_resolution=32, modes=10, viscosity=5e-3, length=2 * np.pi, forcing="kolmogorov",
+        forcing_amplitude=1.0, forcing_wavenumber=4, times=tuple(np.arange(9.0) * 0.5),
+    )  # fmt: skip
+    data = Data(train=2, val=2, test=4)
+    noisy = Solver(dataclasses.replace(flow, precision="float32"))
+    found = measure_rollout(
+        surrogate_of(noisy, flow), flow, data, Evaluation(horizon=160, rollouts=4, resamples=200),
+        torch.zeros(1, 32, 32), BOUNDS, 1,
+    )  # fmt: skip
+    rates = [(own.rate, theirs.rate) for own, theirs in found.growth if own.rate and theirs.rate]
+    assert len(rates) >= 2
+    own, theirs = np.mean(rates, axis=0)
+    assert own == pytest.approx(theirs, rel=0.3)

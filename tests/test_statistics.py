@@ -1,0 +1,108 @@
+"""Intervals, times to an event and comparisons, against scipy and numbers worked out by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+
+from opkit.evaluation.statistics import (
+    autocorrelation_time,
+    compare,
+    holm,
+    mean_of_series,
+    mean_over_runs,
+    mean_with_interval,
+    survival,
+)
+from opkit.metrics import Events
+
+
+def events(*pairs):
+    time, observed = zip(*pairs, strict=True)
+    return Events(torch.tensor(time, dtype=torch.float64), torch.tensor(observed))
+
+
+@pytest.mark.parametrize("n", [8, 60])
+def test_the_interval_is_scipys_bca(n):
+    values = np.random.default_rng(0).exponential(1.0, n)
+    ours = mean_with_interval(values, 20000, 1)
+    theirs = scipy.stats.bootstrap((values,), np.mean, n_resamples=20000, method="BCa", rng=2).confidence_interval
+    spread = theirs.high - theirs.low
+    assert abs(ours.ci_low - theirs.low) < 0.02 * spread and abs(ours.ci_high - theirs.high) < 0.02 * spread
+    assert ours.geometric_mean == pytest.approx(scipy.stats.gmean(values))
+
+
+def test_kaplan_meier_by_hand():
+    """Events at 1, 3, 4, 5; one withdrawn at 2. At 1: 4/5. At 3 of three at risk: 8/15. At 4: 4/15. At 5: 0."""
+    found = survival(events((1.0, True), (2.0, False), (3.0, True), (4.0, True), (5.0, True)), 500, 0)
+    assert found.times == [0, 1, 3, 4, 5]
+    assert found.share == pytest.approx([1, 4 / 5, 8 / 15, 4 / 15, 0])
+    assert found.median == 4.0 and found.first == 1.0 and found.censored == 0.2
+    assert found.mean == pytest.approx(1 * 1 + 2 * 4 / 5 + 1 * 8 / 15 + 1 * 4 / 15)
+    assert found.mean_low < found.mean < found.mean_high
+    # Greenwood's variance on the log-log scale at t = 1: log S = log 0.8, s^2 = 1 / (5 * 4) / log(0.8)^2.
+    half = 1.959964 * math.sqrt(1 / 20) / abs(math.log(0.8))
+    assert found.low[1] == pytest.approx(0.8 ** math.exp(half), rel=1e-4)
+    assert found.high[1] == pytest.approx(0.8 ** math.exp(-half), rel=1e-4)
+
+
+def test_nothing_happened():
+    found = survival(events((7.0, False), (7.0, False)), 500, 0)
+    assert found.median is None and found.first is None and found.mean == 7.0 and found.censored == 1.0
+    assert found.mean_low is None and found.times == [0.0]
+
+
+def test_half_did_and_the_mean_is_to_the_horizon():
+    found = survival(events((2.0, True), (2.0, True), (10.0, False), (10.0, False)), 500, 0)
+    assert found.median == 2.0 and found.mean == pytest.approx(6.0) and found.share == pytest.approx([1.0, 0.5])
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_pairing_finds_a_small_difference_between_noisy_samples():
+    random = np.random.default_rng(0)
+    hard = random.uniform(0.1, 10, 60)
+    found = compare(hard + 0.05 + random.normal(0, 0.02, 60), hard, 2000, 0)
+    assert found.ci_low < 0.05 < found.ci_high < 0.06 and found.p < 0.01
+    alike = compare(hard + random.normal(0, 0.02, 60), hard, 2000, 0)
+    assert alike.ci_low < 0 < alike.ci_high and alike.p > 0.05
+    assert compare(hard, hard, 500, 0).p == 1.0
+    with pytest.raises(ValueError, match="same samples"):
+        compare(hard, hard[1:], 500, 0)
+
+
+def test_a_permutation_test_is_right_about_its_own_rate():
+    """Under no difference p is below 0.1 in about a tenth of experiments."""
+    random = np.random.default_rng(0)
+    hits = sum(compare(random.normal(0, 1, 12), np.zeros(12), 400, i).p < 0.1 for i in range(200))
+    assert 8 <= hits <= 34  # 20, give or take three standard deviations
+
+
+def test_runs_that_differ_widen_the_interval():
+    random = np.random.default_rng(0)
+    samples = random.normal(1, 0.1, 50)
+    alike, apart = samples + np.zeros((5, 1)), samples + np.array([[-0.4], [-0.2], [0.0], [0.2], [0.4]])
+    narrow, wide = (mean_over_runs(v, 2000, 0) for v in (alike, apart))
+    assert narrow.value == pytest.approx(wide.value)
+    expected = math.sqrt(0.1**2 / 50 + apart.mean(1).var() / 5)  # as if runs and samples were independent
+    assert (wide.ci_high - wide.ci_low) / 3.92 == pytest.approx(expected, rel=0.1)
+    assert (narrow.ci_high - narrow.ci_low) / 3.92 == pytest.approx(samples.std() / math.sqrt(50), rel=0.1)
+    assert mean_over_runs(apart[:2], 100, 0).ci_low is None
+
+
+def test_a_series_with_memory_has_a_wider_interval_than_its_length_suggests():
+    """x' = 0.9 x + noise: integrated autocorrelation time (1 + 0.9) / (1 - 0.9) = 19 steps."""
+    random = np.random.default_rng(0)
+    x = np.zeros(20000)
+    for i in range(1, len(x)):
+        x[i] = 0.9 * x[i - 1] + random.normal()
+    assert autocorrelation_time(x) == pytest.approx(19, rel=0.2)
+    found = mean_of_series(x, 1000, 0)
+    assert (found.ci_high - found.ci_low) / 3.92 == pytest.approx(x.std() * math.sqrt(19 / len(x)), rel=0.25)
+    assert "shorter than four blocks" in mean_of_series(x[:60], 100, 0).reason
