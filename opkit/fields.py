@@ -135,6 +135,16 @@ class GRF:
         return _standard_deviations(self)
 
 
+def same_size(field: GRF, other: GRF) -> float:
+    """The factor on `other` that gives it the root mean square of `field` over the box."""
+
+    def mean_square(law: GRF) -> float:
+        values = law._std**2
+        return float(values.sum())  # the eigenfunctions are orthonormal
+
+    return math.sqrt(mean_square(field) / mean_square(other))
+
+
 @lru_cache(maxsize=8)
 def _standard_deviations(grf: GRF) -> Tensor:
     k = torch.from_numpy(_wavenumbers(grf.boundary, grf.modes)).to(torch.float64)

@@ -196,7 +196,7 @@ def rollout_record(make: Records, rollout: Rollout) -> tuple[list[Record], Recor
             name: {
                 "step": [0, *shown],
                 **{m: _fan(c[:, [0, *shown]]) for m, c in models.items()},
-                "drift": _drift(rollout.size if name == "mean" else models["truth"][:, 0].abs(), models),
+                "drift": _drift(make, rollout.size if name == "mean" else models["truth"][:, 0].abs(), models),
             }
             for name, models in rollout.quantities.items()
         },
@@ -237,16 +237,18 @@ def _fan(values: torch.Tensor) -> dict[str, list[float | None]]:
     return {name: _numbers(row) for name, row in zip(("low", "median", "high"), ends, strict=True)}
 
 
-def _drift(scale: torch.Tensor, models: dict[str, torch.Tensor]) -> Record:
+def _drift(make: Records, scale: torch.Tensor, models: dict[str, torch.Tensor]) -> Record:
     """How far a quantity is from the truth's at the end of the reference, over those that last, relative to its start;
     the mean, which may be zero, relative to the root mean square of the first frame."""
     own, true = models["surrogate"][:, -1], models["truth"][:, -1]
     last = torch.isfinite(own)
     if not last.any() or not (scale[last] > 0).all():
         why = "no trajectory lasts" if not last.any() else "it begins at zero"
-        return {"mean": None, "largest": None, "n": int(last.sum()), "reason": why}
+        return {"mean": None, "ci_low": None, "ci_high": None, "largest": None, "n": int(last.sum()), "reason": why}
     drift = (own[last] - true[last]) / scale[last]
-    return {"mean": float(drift.mean()), "largest": float(drift.abs().max()), "n": int(last.sum()), "reason": None}
+    found = make.estimate(drift)
+    ends = {"mean": found.value, "ci_low": found.ci_low, "ci_high": found.ci_high}
+    return ends | {"largest": float(drift.abs().max()), "n": found.n, "reason": found.reason}
 
 
 def _growth(make: Records, rollout: Rollout) -> Record:

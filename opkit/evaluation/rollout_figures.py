@@ -156,37 +156,53 @@ def animation(rollout: Rollout, grid: Grid, row: int) -> tuple[bytes, int, int]:
         The PNG, and width and height of one frame in pixels.
     """
     truth, own = (rollout.shown[m][row].numpy() for m in ("truth", "surrogate"))
-    frames = _line_frames(truth, own, grid) if grid.ndim == 1 else _image_frames(truth, own)
-    return _png(np.concatenate(frames)), frames[0].shape[1], frames[0].shape[0]
-
-
-def _png(pixels: np.ndarray) -> bytes:
     from PIL import Image
 
+    lines = grid.ndim == 1
+    frames = _line_frames(truth, own, grid) if lines else _image_frames(truth, own)
+    image = Image.fromarray(np.concatenate(frames))
+    if lines:
+        image = image.quantize(64)
+    else:
+        image.putpalette(_palette().tobytes())
     buffer = io.BytesIO()
-    Image.fromarray(pixels).quantize(256, method=Image.Quantize.FASTOCTREE).save(buffer, "png", optimize=True)
-    return buffer.getvalue()
+    image.save(buffer, "png", optimize=True)
+    return buffer.getvalue(), frames[0].shape[1], frames[0].shape[0]
+
+
+def _palette() -> np.ndarray:
+    """128 colours for fields, 127 for errors, white."""
+    from matplotlib import colormaps
+
+    fields, errors = (colormaps[name](np.linspace(0, 1, n))[:, :3] for name, n in (("viridis", 128), ("RdBu_r", 127)))
+    return np.rint(255 * np.concatenate([fields, errors, [[1, 1, 1]]])).astype(np.uint8)
 
 
 def _image_frames(truth: np.ndarray, own: np.ndarray) -> list[np.ndarray]:
-    from matplotlib import colormaps
-    from matplotlib.colors import Normalize
-
+    """Frames as indices into the palette; what is not finite is white."""
     thin = -(-max(truth.shape[1:]) // WIDEST)
     truth, own = truth[:, ::thin, ::thin], own[:, ::thin, ::thin]
     low, high = float(truth.min()), float(truth.max())
-    finite = np.where(np.isfinite(own), own, 0.0)
-    scale, off = Normalize(low, high, clip=True), Normalize(low - high, high - low, clip=True)
-    gap = np.full((truth.shape[2], 2, 3), 255, np.uint8)
+    span = (high - low) or 1.0
+    gap = np.full((truth.shape[2], 2), 255, np.uint8)
 
-    def coloured(field: np.ndarray, norm: Any, name: str) -> np.ndarray:
-        return colormaps[name](norm(field.T[::-1]), bytes=True)[..., :3]  # x to the right, y upwards
+    def coloured(field: np.ndarray, least: float, most: float, first: int, count: int) -> np.ndarray:
+        share = np.clip((field - least) / (most - least), 0, 1)
+        index = np.where(np.isfinite(share), first + np.rint((count - 1) * np.nan_to_num(share)), 255)
+        return index.astype(np.uint8).T[::-1]  # x to the right, y upwards
 
     return [
         np.concatenate(
-            [coloured(u, scale, "viridis"), gap, coloured(p, scale, "viridis"), gap, coloured(p - u, off, "RdBu_r")], 1
+            [
+                coloured(u, low, low + span, 0, 128),
+                gap,
+                coloured(p, low, low + span, 0, 128),
+                gap,
+                coloured(p - u, -span, span, 128, 127),
+            ],
+            1,
         )
-        for u, p in zip(truth, finite, strict=True)
+        for u, p in zip(truth, own, strict=True)
     ]
 
 

@@ -160,11 +160,17 @@ DRIFT = 0.1
 """Largest change of a mean quantity, relative to its start, that is not called a drift."""
 
 
+def _drifts(drift: dict[str, Any]) -> bool:
+    if drift["mean"] is None or abs(drift["mean"]) <= DRIFT:
+        return False
+    return drift["ci_low"] is None or drift["ci_low"] > 0 or drift["ci_high"] < 0
+
+
 def stability(section: dict[str, Any]) -> tuple[str, str]:
     """(verdict, sentences) on a long rollout: `diverges`, `drifts` or `stays bounded`.
 
     It diverges if any trajectory ends; it drifts if the mean of one of the equation's quantities ends more than a tenth
-    of its start away from the truth's.
+    of its start away from the truth's, and not by chance: its interval leaves zero out.
 
     Args:
         section: The report's `rollout`, without these.
@@ -173,11 +179,7 @@ def stability(section: dict[str, Any]) -> tuple[str, str]:
     trained, reference = section["trained_steps"], section["reference_steps"]
     how_far = f"{steps} steps ({steps / trained:.3g} times the {trained} of its training trajectories)"
     ended = section["ended"]
-    drifting = {
-        name: q["drift"]["mean"]
-        for name, q in section["quantities"].items()
-        if q["drift"]["mean"] is not None and abs(q["drift"]["mean"]) > DRIFT
-    }
+    drifting = {name: q["drift"]["mean"] for name, q in section["quantities"].items() if _drifts(q["drift"])}
     if ended:
         first = min(ended, key=lambda e: e["step"])
         verdict = "diverges"

@@ -7,6 +7,7 @@ command line (`pde.resolution=141`), the attributes of every data file and the k
 import dataclasses
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args, get_origin
 
@@ -34,6 +35,21 @@ class Labels:
     fields: dict[str, Tensor]
     diagnostics: dict[str, Tensor]
     scalars: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Shift:
+    """A problem beside the one a surrogate was trained on.
+
+    Args:
+        what: What differs, in words.
+        factor: New value over old.
+        problem: The problem.
+    """
+
+    what: str
+    factor: float
+    problem: "PDE"
 
 
 class PDE(ABC):
@@ -148,6 +164,20 @@ class PDE(ABC):
         if self.grid.location == "cell":
             factor += 1 - factor % 2  # only an odd refinement keeps the centres
         return self.grid.refine(factor)
+
+    def shifts(self) -> list[Shift]:
+        """Problems outside the distribution of this one, each in one respect, that a surrogate of it may meet."""
+        return []
+
+    def _shifted(self, what: str, factors: tuple[float, ...], change: Callable[[float], dict[str, Any]]) -> list[Shift]:
+        """Shifts by some factors; those the equation refuses are left out."""
+        found = []
+        for factor in factors:
+            try:
+                found.append(Shift(what, factor, dataclasses.replace(self, **change(factor))))  # type: ignore[type-var]
+            except ValueError:
+                continue
+        return found
 
     def quantities(self, states: Tensor) -> dict[str, Tensor]:
         """Numbers that tell a wrong rollout from a right one: what the equation conserves, feeds or dissipates.
@@ -318,6 +348,23 @@ class Evolution(PDE):
     @property
     def varying(self) -> tuple[str, ...]:
         return tuple(name for name in self.ranged if isinstance(getattr(self, name), tuple))
+
+    def _parameter_shifts(self) -> list[Shift]:
+        """Half and twice each parameter that may be a range; of one that is, the range above and the one below."""
+        found = []
+        for name in self.ranged:
+            value = getattr(self, name)
+            if not isinstance(value, tuple):
+                if value > 0:
+                    found += self._shifted(name, (0.5, 2.0), lambda f, n=name, v=value: {n: v * f})
+                continue
+            low, high = value
+            for factor, other in (
+                ((low / 2 / high) ** 0.5, (low / 2, low)),
+                ((2 * high / low) ** 0.5, (high, 2 * high)),
+            ):
+                found += self._shifted(name, (factor,), lambda _, n=name, v=other: {n: v})
+        return [shift for shift in found if shift.problem.varying == self.varying]
 
     ranged: ClassVar[tuple[str, ...]] = ()
     """Parameters that may be given as a range (low, high), from which each sample draws its own log-uniformly."""

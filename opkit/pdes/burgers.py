@@ -27,9 +27,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from opkit.errors import SolverError, UnresolvedError
-from opkit.fields import GRF
+from opkit.fields import GRF, same_size
 from opkit.grid import Grid
-from opkit.pdes.base import GPU_POINTS, PDE, Evolution, check_range
+from opkit.pdes.base import GPU_POINTS, PDE, Evolution, Shift, check_range
 from opkit.pdes.etdrk import etdrk4_coefficients, etdrk4_step
 
 CACHED_POINTS = 2**15
@@ -122,6 +122,19 @@ class Burgers(Evolution):
             f"u(., 0) ~ N(0, {self.sigma:g}^2 (-d^2/dx^2 + {self.tau:g}^2)^-{self.alpha:g}) on (0, {self.length:g}), "
             f"k <= {self.modes}{', no mean' if self.mean == 'drop' else ''}"
         )
+
+    def shifts(self) -> list[Shift]:
+        """Other viscosities; initial fields larger or smaller, and of the same size but shorter or longer waves."""
+
+        def longer(factor: float) -> dict[str, Any]:
+            field = dataclasses.replace(self._field, tau=self.tau / factor)
+            return {"tau": field.tau, "sigma": self.sigma * same_size(self._field, field)}
+
+        return [
+            *self._parameter_shifts(),
+            *self._shifted("initial amplitude", (0.5, 2.0), lambda f: {"sigma": self.sigma * f}),
+            *self._shifted("correlation length", (0.5, 2.0), longer),
+        ]
 
     def quantities(self, states: Tensor) -> dict[str, Tensor]:
         """Energy 1/2 <u^2>, which only falls, and the mean, which stays; see `PDE.quantities`."""

@@ -10,16 +10,16 @@ stays a function of the inputs. Discretisation and solvers are those of `opkit.p
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from opkit.fields import GRF, seed_key
+from opkit.fields import GRF, same_size, seed_key
 from opkit.grid import Boundary, Grid
-from opkit.pdes.base import PDE
+from opkit.pdes.base import PDE, Shift
 from opkit.pdes.elliptic import FaceMean, Solver, WallLocation, residual_square, solve_dirichlet
 
 WAVES = 6
@@ -170,6 +170,25 @@ class Darcy(PDE):
         if self.coefficient == "multiscale":
             return 1.7 if self.face_mean == "harmonic" else 1.0
         return 1.9
+
+    def shifts(self) -> list[Shift]:
+        """Coefficients of other contrast, and of shorter or longer correlation."""
+        found = []
+        if self.coefficient in ("threshold", "checkerboard"):
+            low, high = self.values
+            found += self._shifted("contrast", (0.5, 2.0, 4.0), lambda f: {"values": (low, high * f)})
+        elif self.coefficient == "lognormal":
+            found += self._shifted("amplitude of log a", (0.5, 2.0), lambda f: {"sigma": self.sigma * f})
+        if self.coefficient == "checkerboard":
+            found += self._shifted("cells per side", (0.5, 2.0), lambda f: {"cells": max(1, round(self.cells * f))})
+        elif self.coefficient != "multiscale":
+
+            def longer(factor: float) -> dict[str, Any]:
+                field = dataclasses.replace(self._field, tau=self.tau / factor)
+                return {"tau": field.tau, "sigma": self.sigma * same_size(self._field, field)}
+
+            found += self._shifted("correlation length", (0.5, 2.0), longer)
+        return found
 
     @property
     def input_law(self) -> str:

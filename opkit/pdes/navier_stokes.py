@@ -26,9 +26,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from opkit.errors import SolverError
-from opkit.fields import GRF
+from opkit.fields import GRF, same_size
 from opkit.grid import Grid, Method
-from opkit.pdes.base import GPU_POINTS, PDE, Evolution, check_range
+from opkit.pdes.base import GPU_POINTS, PDE, Evolution, Shift, check_range
 from opkit.pdes.etdrk import etdrk4_coefficients, etdrk4_step, euler_step, imex_step
 
 REFERENCE_DT = 1e-4
@@ -165,6 +165,23 @@ class NavierStokes(Evolution):
             return super().tile(device)
         points = self.label_grid.weights.numel()
         return max(t for t in (25, 10, 5, 2, 1) if t == 1 or t * points <= CACHED_POINTS)
+
+    def shifts(self) -> list[Shift]:
+        """Other viscosities and forces; initial fields larger or smaller, and of the same size but shorter or longer
+        waves."""
+
+        def longer(factor: float) -> dict[str, Any]:
+            other = dataclasses.replace(self, tau=self.tau / factor)
+            size = same_size(self._field, other._field)
+            return {"tau": other.tau, "initial_amplitude": self.initial_amplitude * size}
+
+        return [
+            *self._parameter_shifts(),
+            *self._shifted(
+                "initial amplitude", (0.5, 2.0), lambda f: {"initial_amplitude": self.initial_amplitude * f}
+            ),
+            *self._shifted("correlation length", (0.5, 2.0), longer),
+        ]
 
     def quantities(self, states: Tensor) -> dict[str, Tensor]:
         """Energy 1/2 <u.u>, enstrophy 1/2 <w^2> and palinstrophy 1/2 <grad w.grad w>, <.> the mean over the torus, and

@@ -1,0 +1,94 @@
+"""report.html in a real browser: the scrubber moves, nothing is complained of, nothing leaves the page. And report.json
+against its published schema."""
+
+import base64
+import json
+import shutil
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from opkit.cli import main
+
+SCHEMA = Path(__file__).parents[1] / "opkit" / "evaluation" / "report.schema.json"
+CHROMIUM, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
+
+
+@pytest.fixture(scope="module")
+def flow_run(tmp_path_factory):
+    """A small trained run of an evolution equation in the plane."""
+    root = tmp_path_factory.mktemp("flow")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPKIT_DATA", str(root / "data"))
+        settings = [
+            "pde.resolution=16", "pde.label_resolution=16", "pde.modes=5", "pde.times=[0,0.2,0.4]", "model.width=4",
+            "model.n_modes=[8,8]", "model.projection_width=8", "evaluation.resolutions=[24,32]", "data.train=6",
+            "data.val=2", "data.test=4", "data.test_fine=2", "data.batch_size=4", "trainer.max_epochs=1",
+            "trainer.accelerator=cpu", "evaluation.resamples=100", "compile=false", "workers=1",
+        ]  # fmt: skip
+        assert main(["train", "--model", "fno", "--pde", "navier_stokes", *settings, f"run_dir={root / 'run'}"]) == 0
+    return root / "run"
+
+
+@pytest.mark.parametrize("which", ["small_run", "flow_run"])
+def test_report_json_keeps_its_schema(which, request):
+    schema = json.loads(SCHEMA.read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    report = json.loads((request.getfixturevalue(which) / "evaluation" / "report.json").read_text())
+    validator = jsonschema.Draft202012Validator(schema)
+    assert [f"{list(e.absolute_path)}: {e.message[:200]}" for e in validator.iter_errors(report)] == []
+    for spoil in (
+        lambda r: r["metrics"][0].update(value="low"),
+        lambda r: r["metrics"][0].pop("ci_low"),
+        lambda r: r.pop("verdicts"),
+        lambda r: r.update(unheard_of=1),
+    ):
+        wrong = json.loads(json.dumps(report))
+        spoil(wrong)
+        assert not validator.is_valid(wrong)
+
+
+@pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver")
+@pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (390, "dark")])
+def test_the_page_in_a_browser(flow_run, width, scheme):
+    from selenium import webdriver
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    try:
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        feature = {"name": "prefers-color-scheme", "value": scheme}
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+        driver.get((flow_run / "evaluation" / "report.html").as_uri())
+        slider = driver.find_element(By.CSS_SELECTOR, ".scrubber input")
+        tops = "const [f, i] = [...document.querySelectorAll('.frame, .frame img')].map(e => e.getBoundingClientRect())"
+        offset = f"{tops}; return [i.top - f.top, f.height]"
+        assert driver.execute_script(offset)[0] == pytest.approx(0, abs=1.5)
+        slider.send_keys(Keys.ARROW_RIGHT)
+        moved, height = driver.execute_script(offset)
+        assert moved == pytest.approx(-height, abs=1.5) and height > 50
+        assert slider.get_attribute("aria-valuetext").startswith("step 2,")
+        button = driver.find_element(By.CSS_SELECTOR, ".scrubber button")
+        button.click()
+        assert button.text == "Stop"
+        assert driver.get_log("browser") == []
+        asked = [json.loads(e["message"])["message"] for e in driver.get_log("performance")]
+        urls = [m["params"]["request"]["url"] for m in asked if m["method"] == "Network.requestWillBeSent"]
+        assert {u.split(":")[0] for u in urls} <= {"file", "data"}
+        # Nothing but tables, which scroll by themselves, may be wider than a phone.
+        assert driver.execute_script("return document.documentElement.scrollWidth") <= width
+        wide = "return [...document.images].filter(i => !i.naturalWidth).length"
+        assert driver.execute_script(wide) == 0
+        ink = driver.execute_script("return getComputedStyle(document.body).backgroundColor")
+        assert ("13, 17, 23" in ink) == (scheme == "dark")
+        assert len(base64.b64decode(driver.get_screenshot_as_base64())) > 10_000
+    finally:
+        driver.quit()
