@@ -13,6 +13,7 @@ from opkit.evaluation import perturbation
 from opkit.evaluation.perturbation import (
     LEVELS,
     difference_product,
+    exact_product,
     finite_time_growth,
     gain_by_wavenumber,
     gain_picture,
@@ -144,6 +145,32 @@ def test_singular_and_eigen_values_are_those_of_the_dense_jacobian(shape):
     basis = low_waves(Grid(shape, "periodic"), 1, 6)
     inside = [np.linalg.norm(j @ basis.flatten(1).numpy().T, 2) for j in jacobians]
     assert leading_in_span(lambda u: net(u)[:, None], states, basis)[:, 0].tolist() == pytest.approx(inside, rel=1e-10)
+
+
+class Tangled(torch.autograd.Function):
+    """u -> u sin u, without a forward derivative."""
+
+    @staticmethod
+    def forward(u):
+        return u * u.sin()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        u = ctx.saved_tensors[0]
+        return gradient * (u.sin() + u * u.cos())
+
+
+def test_a_layer_without_a_forward_derivative_has_products_all_the_same():
+    net, u, v = network(12), fields(2, 1, 12), fields(2, 1, 12)
+    expected = [
+        dense(lambda w: net(w) * net(w).sin(), a[None]) @ b.flatten().numpy() for a, b in zip(u, v, strict=True)
+    ]
+    found = exact_product(lambda w: Tangled.apply(net(w)), u, v)
+    np.testing.assert_allclose(found.flatten(1), np.stack(expected), rtol=1e-9, atol=1e-12)
 
 
 def test_growth_over_steps_is_that_of_the_product_of_jacobians():
@@ -404,6 +431,7 @@ def test_every_state_keeps_its_own_constants():
     assert low.low_singular_value == pytest.approx(solver.low_singular_value, rel=1e-5)
     assert low.low_growth == pytest.approx([10 * math.log(s) for s in low.low_singular_value], rel=1e-5)
     assert low.radius == pytest.approx(1, rel=1e-5) and solver.radius == pytest.approx(1, rel=1e-5)  # of the mean
+    assert low.growth == pytest.approx([0] * 4, abs=5e-2) and solver.growth is None
     assert low.singular_value == pytest.approx([1] * 4, rel=1e-2)
     assert solver.singular_value is None and "differentiated" in solver.reasons["singular_value"]
     assert low.worst == pytest.approx(solver.worst, rel=1e-5)

@@ -68,8 +68,13 @@ DENSE = 64
 
 
 def exact_product(step: Step, states: Tensor, directions: Tensor) -> Tensor:
-    """J v by forward differentiation."""
-    return torch.func.jvp(step, (states,), (directions,))[1]
+    """J v by forward differentiation; where a layer has no forward derivative, as the transpose of w -> J^T w."""
+    try:
+        return torch.func.jvp(step, (states,), (directions,))[1]
+    except NotImplementedError:
+        result, pull_back = torch.func.vjp(step, states)[:2]
+        transpose = torch.func.vjp(lambda w: pull_back(w)[0], torch.zeros_like(result))[1]
+        return transpose(directions)[0]
 
 
 def difference_product(step: Step, states: Tensor, directions: Tensor) -> Tensor:
@@ -546,8 +551,10 @@ class Response:
     """Of a step, over all perturbations."""
     low_singular_value: list[float] | None = None
     """Of a step, over perturbations in the span of the lowest waves."""
+    growth: list[float] | None = None
+    """Finite-time growth over `Perturbation.applications` steps, over all perturbations, in 1 / time."""
     low_growth: list[float] | None = None
-    """Finite-time growth over `Perturbation.applications` steps in that span, in 1 / time."""
+    """The same in that span."""
     radius: float | None = None
     """Spectral radius of a step at the first state."""
     gain: list[float] | None = None
@@ -800,7 +807,7 @@ def _response(
     def attempt(name: str, measure: Callable[[], None]) -> None:
         try:
             measure()
-        except (SolverError, NotImplementedError) as problem:  # no forward derivative of a layer, say
+        except SolverError as problem:
             out.reasons[name] = str(problem).partition("\n")[0]
 
     def low() -> None:
@@ -825,6 +832,8 @@ def _response(
     def whole() -> None:
         found = leading_singular_value(step, states, effort.iterations, restarts=effort.restarts, seed=seed)
         out.singular_value = found.tolist()
+        found = finite_time_growth(step, states, steps, settings.advance, iterations=effort.iterations, restarts=1)
+        out.growth = found.tolist()
 
     worst_found: list[Tensor] = []
 
@@ -851,7 +860,7 @@ def _response(
     if not solver:
         attempt("singular_value", whole)
     else:
-        out.reasons |= {"singular_value": no_gradient, "random": "of the surrogate alone"}
+        out.reasons |= {"singular_value": no_gradient, "growth": no_gradient, "random": "of the surrogate alone"}
     if effort.radius:
         attempt("radius", radius)
     else:
