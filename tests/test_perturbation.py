@@ -1,6 +1,7 @@
 """Responses to perturbations against closed forms, dense linear algebra, and a surrogate that is the exact solution."""
 
 import dataclasses
+import itertools
 import json
 import math
 
@@ -198,6 +199,17 @@ def test_a_map_that_is_not_normal_grows_before_it_decays():
     assert found.random.item() < found.growth.item()
 
 
+def test_the_best_perturbation_met_is_kept():
+    """Steps so long that they overshoot: the change goes up and down, what is kept does not go down."""
+    step, state = lambda u: torch.sin(5 * u), fields(4, 1, 16)
+    found = [worst_perturbation(step, state, 0.5, iterations) for iterations in range(6)]
+    for earlier, later in itertools.pairwise(found):
+        assert (later.growth >= earlier.growth).all()
+    change = norm(step(state + found[-1].perturbation) - step(state)) / norm(found[-1].perturbation)
+    torch.testing.assert_close(found[-1].growth, change, rtol=1e-12, atol=0)
+    assert (found[-1].growth > found[-1].random).all()
+
+
 @pytest.mark.parametrize("n", [8, 120])
 def test_a_complex_pair_of_eigenvalues_is_found(n):
     """A rotation by one radian that shrinks by 0.9, beside n - 2 directions that shrink more; by both methods."""
@@ -335,7 +347,9 @@ def test_phases_drawn_anew_keep_the_spectrum(grid):
 
 def test_rates_of_growth():
     t = 0.5 * torch.arange(12, dtype=torch.float64)
-    rows = torch.stack([1e-3 * torch.exp(0.7 * t), 1e-3 * torch.exp(0.7 * t), 1 + t % 1, 1e-3 * torch.exp(0.7 * t)])
+    rows = torch.stack(
+        [1e-3 * torch.exp(0.7 * t), 1e-3 * torch.exp(0.7 * t), 0.01 + 0.02 * (2 * t % 2), 1e-3 * torch.exp(0.7 * t)]
+    )
     rows[1, 9:] = math.nan  # after it blew up
     rows[3, 3:] = 1.0  # too few before saturation
     found = growth_rate(rows, 0.5, 1e-3, 0.5)
@@ -477,6 +491,10 @@ def test_a_figure_that_cannot_be_had_says_why(monkeypatch):
     found = measured(Explosive(Stepping()), dataclasses.replace(WEAK, sigma=1.0), Stepping())
     record = found.record()
     json.dumps(record, allow_nan=False)
+    for name, value in record["true"]["surrogate"].items():
+        assert value is not None or record["true"]["surrogate"]["reasons"][name]
+    assert record["true"]["surrogate"]["low_singular_value"] == [None]
+    assert "not finite in 1 of 1" in record["true"]["surrogate"]["reasons"]["low_singular_value"]
     monkeypatch.setattr(Burgers, "_solve", refuse)
     truth = torch.randn(1, 9, 1, 32, dtype=torch.float64)
     lost = measure_perturbation(surrogate_of(Diffusion(Stepping()), WEAK, Stepping()), WEAK, truth, truth, quick=True)

@@ -319,9 +319,9 @@ class Worst:
 def worst_perturbation(roll: Step, states: Tensor, size: float = SIZE, iterations: int = 20, seed: int = 0) -> Worst:
     """Search the perturbation of given norm that changes the result most, from white noise on.
 
-    Projected gradient ascent of ||roll(u + d) - roll(u)||^2 over the ball ||d|| = size ||u||, with steps so long that
-    only the gradient's direction remains: for small sizes this is power iteration, for large ones a heuristic, of which
-    the best perturbation met is kept. A lower bound on the worst.
+    Projected gradient ascent of ||roll(u + d) - roll(u)||^2 over ||d|| = size ||u||. Steps are first so long that only
+    the gradient's direction remains, which for small sizes is power iteration; where one gains nothing it is taken back
+    and made shorter. What is found is a lower bound on the worst.
 
     Args:
         roll: Differentiable: one step, or several.
@@ -333,17 +333,21 @@ def worst_perturbation(roll: Step, states: Tensor, size: float = SIZE, iteration
     generator = torch.Generator().manual_seed(seed)
     base, radius = roll(states).detach(), size * norm(states)
     move = _unit(_noise(states.shape, generator, states)) * _column(radius, states)
-    best, found, random = torch.zeros_like(radius), move, torch.zeros_like(radius)
+    best, length = torch.full_like(radius, -1.0), torch.full_like(radius, 100.0)
+    found, uphill, random = move, torch.zeros_like(move), torch.zeros_like(radius)
     for iteration in range(iterations + 1):
         result, pull_back = torch.func.vjp(roll, states + move)[:2]
         change = norm(result - base)
         if iteration == 0:
             random = change
         better = ~(change <= best)  # not finite counts as worst
-        best, found = torch.where(better, change, best), torch.where(_column(better, move), move, found)
-        if iteration == iterations or not torch.isfinite(change).all():
+        gradient = _unit(pull_back(result - base)[0])
+        best = torch.where(better, change, best)
+        found, uphill = (torch.where(_column(better, move), *pair) for pair in ((move, found), (gradient, uphill)))
+        length = torch.where(better, length, length / 4)
+        if not torch.isfinite(best).all():
             break
-        move = _unit(pull_back(result - base)[0]) * _column(radius, states)
+        move = _unit(_unit(found) + _column(length, move) * uphill) * _column(radius, states)
     return Worst(found, best / radius, random / radius)
 
 
