@@ -451,6 +451,7 @@ def test_every_state_keeps_its_own_constants():
     assert low.worst == pytest.approx(solver.worst, rel=1e-5)
     assert all(w > r for w, r in zip(low.worst, low.random, strict=True))
     record = json.loads(json.dumps(found.record(), allow_nan=False))
+    assert "From the first of 8 steps to the last its error grows" in perturbation_text(record)
     assert record["true"]["surrogate"]["error_growth"] is None
     assert "exponential" in record["true"]["surrogate"]["reasons"]["error_growth"]
 
@@ -462,7 +463,7 @@ def test_waves_that_only_the_surrogate_amplifies_are_named():
     assert len(wrong) == 2 and f"amplifies {len(wrong)} of the wavenumbers {wrong[0]} to {wrong[-1]}" in text
     exact = math.exp(-0.02 * wrong[0] ** 2)
     assert f": {wrong[0]} by a factor of {100 * exact:.3g} (solver {exact:.3g})" in text
-    assert "amplifies none" in perturbation_text(measured(Diffusion(Stepping()), WEAK, Stepping()).record())
+    assert "amplifies no wavenumber" in perturbation_text(measured(Diffusion(Stepping()), WEAK, Stepping()).record())
     assert gain_picture(found).startswith(b"\x89PNG")
 
 
@@ -557,3 +558,12 @@ def test_error_growth_compares_with_the_solver_of_the_same_equation(monkeypatch)
     perturbation._error_growth(surrogate_of(Drift(stepping), pde, stepping), truth, scale, 1, 1, settings, responses)
     assert responses["surrogate"].error_growth == pytest.approx([5.0] * 3, rel=1e-6)
     assert responses["solver"].error_growth == pytest.approx([rate] * 3, rel=1e-6)
+    # From the second frame on, from which the solver starts: truth falls by a tenth of its first norm a step.
+    size = torch.linspace(1, -1, 21, dtype=torch.float64)[1:].abs()
+    path = torch.tensor(responses["surrogate"].error_path, dtype=torch.float64)
+    exact = 1e-4 * torch.exp(0.5 * torch.arange(20)) / size
+    near = size > 1e-9  # truth passes through zero
+    torch.testing.assert_close(path[near], exact[near], rtol=1e-6, atol=0)
+    assert responses["solver"].error_path[4] / responses["solver"].error_path[0] == pytest.approx(
+        math.exp(0.1 * rate * 4) * float(size[0] / size[4]), rel=1e-6
+    )

@@ -59,6 +59,8 @@ LOW = 4
 """Highest wavenumber |k| of low-wavenumber noise."""
 SIZE = 1e-2
 """Norm of the perturbation searched for, relative to the state."""
+AMPLIFIED, KEPT = 1.01, 1.001
+"""A wave is called amplified from the first gain on, and not amplified up to the second."""
 INVARIANT = 1e-6
 """Relative error below which the solver is said to have a symmetry."""
 POINTS = 2**17
@@ -559,7 +561,7 @@ class Response:
     """
 
     singular_value: list[float] | None = None
-    """Of a step, over all perturbations: by power iteration, or that of the lowest waves where it came to more. Both are
+    """Of a step, over all perturbations: by power iteration, or of the lowest waves where it is greater. Both are
     lower bounds."""
     low_singular_value: list[float] | None = None
     """Of a step, over perturbations in the span of the lowest waves."""
@@ -587,6 +589,8 @@ class Response:
     error_growth: list[float] | None = None
     """Exponential rate of its error along trajectories, in 1 / time; of the solver, after a perturbation with the
     spectrum of the surrogate's first error and random phases. True states alone."""
+    error_path: list[float] | None = None
+    """The same error step by step, over the norm of the true state: mean over trajectories."""
     reasons: dict[str, str] = field(default_factory=dict)
 
 
@@ -675,7 +679,8 @@ def measure_perturbation(
     frames = calls * stepping.bundle
     advance = frames * float(time_step(pde.times) or 0.0)
     top = int(wave_numbers(pde.grid).max())
-    shells = sorted({round(s) for s in np.geomspace(1, top, effort.shells)})
+    constant = {0} if pde.grid.location == "periodic" else set()
+    shells = sorted(constant | {round(s) for s in np.geomspace(1, top, effort.shells)})
     basis = low_waves(pde.grid, history * channels, effort.waves)
 
     responses: dict[str, dict[str, Response]] = {"true": {}, "own": {}}
@@ -697,9 +702,9 @@ def measure_perturbation(
         _error_growth(surrogate, truth.double(), scale, calls, frames, settings, responses["true"])
     else:
         for response in responses["true"].values():
-            response.reasons["error_growth"] = "not part of a quick measurement"
+            response.reasons |= dict.fromkeys(("error_growth", "error_path"), "not part of a quick measurement")
     for response in responses["own"].values():
-        response.reasons["error_growth"] = "on true states alone"
+        response.reasons |= dict.fromkeys(("error_growth", "error_path"), "on true states alone")
     return Perturbation(
         pde.grid.shape[0], pde.label_grid.shape[0], frames, advance, effort.applications, len(basis), shells,
         list(LEVELS), SIZE, counts, skipped, _kept(pde, responses["true"]["solver"].symmetry or {}),
@@ -899,7 +904,9 @@ def _error_growth(
     why = "not identified: it needs five steps of steady exponential growth below a fifth of saturation"
     for response in responses.values():
         response.reasons["error_growth"] = why
-    if steps < 5 or not len(whole):
+    if steps < 2 or not len(whole):
+        for response in responses.values():
+            response.reasons["error_path"] = "there is no finite trajectory of two steps"
         return
     states = whole[:, :history, :channels].flatten(1, 2) / scale
     constants = whole[:, 0, channels:].flatten(2)[..., 0]
@@ -910,7 +917,7 @@ def _error_growth(
     try:
         free, moved = (solver(u, steps - 1) for u in (true[:, 0], true[:, 0] + first))
     except SolverError as problem:
-        responses["solver"].reasons["error_growth"] = str(problem)
+        responses["solver"].reasons["error_growth"] = str(problem).partition("\n")[0]
         free = moved = true[:, :0]
     errors = {"surrogate": predicted - true, "solver": torch.cat([first[:, None], moved - free], 1)}
     mean = true.mean((0, 1))
@@ -918,6 +925,8 @@ def _error_growth(
     for name, values in errors.items():
         norms = norm(values.flatten(0, 1)).unflatten(0, values.shape[:2])
         least = torch.maximum(2 * norms[:, 0], 1e-6 * norm(true[:, 0]))
+        scales = norm(true.flatten(0, 1)).unflatten(0, true.shape[:2])[:, : norms.shape[1]]
+        responses[name].error_path = (norms / scales).mean(0).tolist()
         rates = growth_rate(norms, settings.advance, least, 0.2 * saturation)
         if torch.isfinite(rates).any():
             responses[name].error_growth = rates.tolist()
@@ -952,7 +961,7 @@ def _plain(value: Any) -> Any:
 def perturbation_text(record: dict[str, Any]) -> str:
     """What a record of `Perturbation` allows one to say, in a line.
 
-    A wave is amplified where G > 1 and damped where G < 1; a figure that is missing makes no claim.
+    Wavenumber 0 is the mean. A figure that is missing makes no claim.
     """
     places = {"true": "true states", "own": "states of its own rollout"}
     sentences = []
@@ -972,19 +981,26 @@ def perturbation_text(record: dict[str, Any]) -> str:
         if not all(gains):
             continue
         rows = [row for row in zip(record["shells"], *gains, strict=True) if None not in row]
-        wrong = [row for row in rows if row[1] > 1 and row[2] < 1]
+        wrong = [row for row in rows if row[1] > AMPLIFIED and row[2] <= KEPT]
         if wrong:
             waves = f"{len(wrong)} of the wavenumbers {wrong[0][0]} to {wrong[-1][0]}"
             waves = waves if len(wrong) > 1 else f"wavenumber {wrong[0][0]}"
             kappa, own, solver = max(wrong, key=lambda row: row[1])
             sentences.append(
-                f"On {place} it amplifies {waves}, which the solver damps: {kappa} by a factor of {own:.3g} (solver "
-                f"{solver:.3g})."
+                f"On {place} it amplifies {waves}, which the solver does not: {kappa} by a factor of {own:.3g} "
+                f"(solver {solver:.3g})."
             )
         elif rows:
             sentences.append(
-                f"On {place} it amplifies none of the {len(rows)} wavenumbers tried that the solver damps."
+                f"On {place} it amplifies no wavenumber of the {len(rows)} tried that the solver does not."
             )
+    paths = [record["true"].get(who, {}).get("error_path") or [] for who in ("surrogate", "solver")]
+    if len(paths[0]) == len(paths[1]) and all(path and path[0] and path[-1] is not None for path in paths):
+        own, solver = (path[-1] / path[0] for path in paths)
+        sentences.append(
+            f"From the first of {len(paths[0])} steps to the last its error grows by a factor of {own:.3g}; a "
+            f"perturbation like that first error does so by {solver:.3g} in the solver."
+        )
     errors = record["true"].get("surrogate", {}).get("symmetry") or {}
     known = {name: errors[name] for name in record["symmetries"] if errors.get(name) is not None}
     if known:
@@ -1033,7 +1049,7 @@ def gain_picture(record: dict[str, Any]) -> bytes:
                 axis.plot(*zip(*points, strict=True), color=color, ls=style, marker=".", ms=5, lw=1.6, label=label)
                 highest = max(highest, *(g for _, g in points))
         axis.axhline(1, color="#bbbbbb", lw=1, zorder=0)
-        axis.set_xscale("log", base=2)
+        axis.set_xscale("symlog", base=2, linthresh=1)  # the mean, 0, is among them
         axis.xaxis.set_major_formatter(lambda v, _: f"{v:g}")
         axis.set_yscale("log")
         axis.set_ylim(bottom=max(axis.get_ylim()[0], 1e-8 * highest))
