@@ -18,8 +18,13 @@ from opkit.evaluation.speed import (
     DOMINATED,
     FASTER,
     LEVEL,
+    MODES,
+    Point,
     Reach,
+    Speed,
+    Timing,
     Watch,
+    _compare,
     _names,
     _solve_for,
     break_even,
@@ -341,13 +346,58 @@ def test_beyond_the_ends_of_the_front_speed_is_bounded(clock):
     cheapest = min(p.latency.median for p in slow.settings)
     assert slow.verdict == DOMINATED and slow.comparisons["latency"].bound == "at most"
     assert slow.comparisons["latency"].speedup == cheapest / 1e6
-    assert f"{1e6 / cheapest:.3g} times or more as fast" in speed_text(slow.record())
+    assert f"{1e6 / cheapest:.3g} times as fast or more" in speed_text(slow.record())
     quick = measured(lambda a: 0 * a, 1e-3)
     assert quick.verdict == COARSE and quick.comparisons["latency"].break_even is None
     assert quick.comparisons["latency"].speedup == pytest.approx(
         cheapest / 1e-3, rel=1e-4
     )  # a difference of large times
     assert f"at most {cheapest / 1e-3:.3g} times as fast" in speed_text(quick.record())
+
+
+def point(name, error, alone, batched):
+    def timing(seconds, batch):
+        return Timing(seconds, 0.99 * seconds, 1.01 * seconds, 10, batch)
+
+    return Point(name, error, timing(alone, 1), timing(batched, 8))
+
+
+def test_alone_and_in_batches_are_judged_apart_and_the_worse_counts():
+    own = point("surrogate", 1e-2, 0.1, 0.05)
+    settings = [point("coarse", 1e-1, 0.25, 0.01), point("fine", 1e-3, 1.0, 0.04)]
+    alone, batched = (_compare(own, settings, mode, data=100.0, training=20.0) for mode in MODES)
+    assert (alone.verdict, batched.verdict) == (FASTER, DOMINATED)
+    assert math.isclose(alone.solver_seconds, 0.5) and math.isclose(alone.speedup, 5.0)  # halfway, in logarithms
+    assert math.isclose(alone.low, 5 * 0.99 / 1.01) and math.isclose(alone.high, 5 * 1.01 / 0.99)
+    assert math.isclose(alone.break_even, 300) and alone.reason is None
+    assert math.isclose(batched.speedup, 0.4) and batched.break_even is None and "not faster" in batched.reason
+    comparisons = {"latency": alone, "throughput": batched}
+    speed = Speed(own, settings, {}, {}, comparisons, 100.0, 20.0, {}, "64 points", None, 8, "cpu", 2, 1.0, 1.0)
+    assert speed.verdict == DOMINATED
+    text = speed_text(speed.record())
+    assert (
+        "a solver with its error takes 500 ms (5 times as long)" in text and "takes 20 ms (2.5 times as fast)" in text
+    )
+    assert "2 threads" in text and "never paid back" in text
+    whole = dataclasses.replace(speed, comparisons={"latency": alone, "throughput": alone})
+    assert whole.verdict == FASTER and "paid back after 300 solves" in speed_text(whole.record())
+
+
+@pytest.mark.parametrize(("mode", "seconds"), [("stored", 220.0), ("online", 20.0)])
+def test_data_cost_what_labels_cost_here(clock, monkeypatch, mode, seconds):
+    label = PDE.label
+
+    def timed(self, n, *rest):
+        clock.now += 2.0 * n
+        return label(self, n, *rest)
+
+    monkeypatch.setattr(PDE, "label", timed)
+    inputs, truth = fields(DARCY)
+    data = {"train": 100, "val": 10, "mode": mode}
+    surrogate = surrogate_of(Ready(lambda a: 0 * a, clock, 1.0), DARCY, data=data)
+    speed = measure_speed(surrogate, DARCY, inputs, truth, None, budget=1e9, clock=clock)
+    assert math.isclose(speed.seconds_of_data, seconds)
+    assert speed.reasons == {"training": "only a run directory records how long training took"}
 
 
 def test_what_fails_or_does_not_fit_is_named(clock, monkeypatch):

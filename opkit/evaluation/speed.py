@@ -42,7 +42,7 @@ SAMPLES = 8
 """Samples that errors are taken from, and times: an adaptive solver's depends on the sample."""
 REPEATS = 50
 """Timed calls after which no more are made, however short they are."""
-LEAST = 3
+LEAST = 2
 """Timed calls of a batch."""
 WARM_UP = 10
 """Calls before time is taken, where they are short."""
@@ -358,8 +358,8 @@ def measure_speed(
     inputs, truth = inputs[:n], truth[:n]
     history = 1 if horizon is None else surrogate.stepping.history
     with torch.inference_mode():
-        own = _surrogate_point(surrogate, inputs, truth, horizon, pde, watch, budget / 6)
-        settings, failed, skipped = _sweep(pde, inputs, truth, horizon, history, fine, watch, began + budget)
+        own = _surrogate_point(surrogate, inputs, truth, horizon, pde, watch, budget / 4)
+        settings, failed, skipped = _sweep(pde, inputs, truth, horizon, history, fine, watch, began + 7 / 8 * budget)
         data, reasons = _seconds_of_data(surrogate, pde, settings, watch, began + budget - clock())
     if training is None:
         reasons["training"] = "only a run directory records how long training took"
@@ -519,7 +519,7 @@ def _seconds_of_data(
     if forecast > left / 2:
         return None, {"data": "making a label does not fit the time allowed"}
     tile = pde.tile(watch.device.type)
-    tile = tile if (LEAST + 1) * tile * forecast < left else 1
+    tile = tile if LEAST * tile * forecast < left else 1  # a whole tile, as generation takes them, where it fits
 
     def label(inputs: Tensor) -> Tensor:
         made = pde.label(tile, 0, first_index("train"), watch.device.type, tile)
@@ -527,12 +527,12 @@ def _seconds_of_data(
 
     try:
         nothing = torch.empty(0)
-        first, _ = watch.seconds(label, nothing)
-        repeats = LEAST if LEAST * first < left else 1
-        seconds = float(np.median([watch.seconds(label, nothing)[0] for _ in range(repeats)])) / tile
+        seconds, _ = watch.seconds(label, nothing)
+        if LEAST * seconds < left:  # the first call may have set something up
+            seconds = min(watch.seconds(label, nothing)[0] for _ in range(LEAST))
     except SolverError as problem:
         return None, {"data": f"making a label failed ({str(problem).partition(chr(10))[0]})"}
-    return seconds * count, {}
+    return seconds / tile * count, {}
 
 
 def _compare(own: Point, settings: list[Point], mode: str, data: float | None, training: float | None) -> Comparison:
@@ -562,46 +562,48 @@ def _compare(own: Point, settings: list[Point], mode: str, data: float | None, t
 
 
 def speed_text(record: dict[str, Any]) -> str:
-    """One honest sentence or two on a record of `Speed`."""
+    """What a record of `Speed` says, in a sentence or two."""
     own = record["surrogate"]
-    where = f"{record['device']}, {record['threads']} thread{'s' * (record['threads'] > 1)}"
     if not record["comparisons"]:
         why = "the surrogate's error is undefined" if own is None else "no solver setting could be measured"
-        return f"Worth it: not known, {why}."
-    what = "a solve" if record["horizon"] is None else f"a trajectory of {record['horizon']} steps"
-    parts = [_clause(mode, record["comparisons"][mode], own[mode], what) for mode in MODES]
-    left_out = []
-    if record["failed"]:
-        left_out.append(f"{len(record['failed'])} failed")
-    if record["skipped"]:
-        left_out.append(
-            f"{len(record['skipped'])} were left out ({'; '.join(sorted(set(record['skipped'].values())))})"
-        )
-    tried = f"{len(record['settings'])} solver settings measured{', ' if left_out else ''}{' and '.join(left_out)}"
-    paid = record["comparisons"]["throughput"]
+        return f"Worth it? Not known: {why}."
+    horizon, failed, skipped = record["horizon"], record["failed"], record["skipped"]
+    what = "a solve" if horizon is None else f"a trajectory of {horizon} step{'s' * (horizon > 1)}"
+    modes = list(MODES) if own["throughput"]["batch"] > 1 else ["latency"]
+    clauses = "; ".join(_clause(mode, record["comparisons"][mode], own[mode], what) for mode in modes)
+    left_out = [f"{len(failed)} failed"] if failed else []
+    if skipped:
+        left_out.append(f"{len(skipped)} left out ({'; '.join(sorted(set(skipped.values())))})")
+    tried = ", ".join([f"{len(record['settings'])} solver settings measured", *left_out])
+    paid = record["comparisons"][modes[-1]]
     if paid["break_even"] is not None:
-        again = f" Data and training have paid off after {_count(paid['break_even'])} solves in batches."
+        again = f"Data and training are paid back after {_count(paid['break_even'])} solves."
+    elif paid["verdict"] == DOMINATED:
+        again = "Data and training are never paid back."
     else:
-        again = "" if record["verdict"] == DOMINATED else f" When it pays off is not known: {paid['reason']}."
+        again = f"When data and training are paid back is not known: {paid['reason']}."
+    where = f"{record['size']}, {record['device']}, {record['threads']} thread{'s' * (record['threads'] > 1)}"
     return (
-        f"Worth it? With an error of {verdicts.percent(own['error'])} ({record['samples']} test samples, "
-        f"{record['size']}, {where}), {'; '.join(parts)} ({tried}).{again}"
+        f"Worth it? With an error of {verdicts.percent(own['error'])} ({record['samples']} test samples, {where}), "
+        f"{clauses} ({tried}). {again}"
     )
 
 
 def _clause(mode: str, found: dict[str, Any], own: dict[str, Any], what: str) -> str:
     times = f"{MODES[mode]} the surrogate takes {_clock(own['median'])} for {what}"
     solver, ratio = _clock(found["solver_seconds"]), found["speedup"]
-    if found["bound"] == "more than":
+    if found["verdict"] == BEYOND:
         return f"{times}, and {BEYOND}: the most accurate one takes {solver}"
-    if found["bound"] == "at most":
-        if found["verdict"] == DOMINATED:
-            return f"{times}, and is {DOMINATED}: one that errs less is {_times(1 / ratio)} or more as fast ({solver})"
+    if found["verdict"] == COARSE:
         return f"{times}, and {COARSE}: one that errs less takes {solver}, so it is at most {_times(ratio)} as fast"
-    if found["verdict"] == FASTER:
-        return f"{times}, and is {_times(ratio)} as fast as a solver with its error ({solver})"
     if found["verdict"] == DOMINATED:
-        return f"{times}, and is {DOMINATED}, which with its error is {_times(1 / ratio)} as fast ({solver})"
+        if found["bound"] == "at most":
+            return (
+                f"{times}, and is {DOMINATED}: one that errs less takes {solver} ({_times(1 / ratio)} as fast or more)"
+            )
+        return f"{times}, and is {DOMINATED}: with its error that takes {solver} ({_times(1 / ratio)} as fast)"
+    if found["verdict"] == FASTER:
+        return f"{times}, and is {FASTER}: a solver with its error takes {solver} ({_times(ratio)} as long)"
     return f"{times}, and is {LEVEL} with its error ({solver}), as far as times can tell"
 
 
