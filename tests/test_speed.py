@@ -259,6 +259,16 @@ def test_burgers_comes_close_to_the_exact_solution_as_grid_and_step_shrink():
     assert 128 < steps[0] / steps[1] < 512 and steps[1] > 10 * steps[2]  # fourth order is 256, until the grid's shows
 
 
+def test_waves_that_a_coarse_grid_cannot_hold_do_not_come_back_as_others():
+    """Waves so weak that they only decay: the sixth, which 8 points would take for the second, is gone at the end."""
+    pde = Burgers(resolution=32, label_resolution=32, modes=10, times=(0, 1.0), viscosity=0.5)
+    x = pde.grid.coordinates[0]
+    a = 1e-6 * (torch.sin(x) + torch.sin(6 * x))[None, None]
+    truth = 1e-6 * math.exp(-0.5) * torch.sin(x)[None, None]
+    for setting in pde.cheaper():
+        assert float(rel_l2(_solve_for(setting, pde, a, CPU), truth)) < 1e-5
+
+
 def test_flow_comes_close_to_a_fine_solution_as_the_grid_is_refined():
     pde = dataclasses.replace(FLOW, resolution=32, label_resolution=32, modes=4)
     a = pde.sample(2)
@@ -273,15 +283,15 @@ def test_flow_comes_close_to_a_fine_solution_as_the_grid_is_refined():
 
 
 def test_settings_start_from_the_last_frame_given_and_keep_constant_channels(clock):
-    pde = dataclasses.replace(BURGERS, viscosity=(0.2, 0.9))
+    pde = dataclasses.replace(BURGERS, resolution=30, label_resolution=60, viscosity=(0.2, 0.9))
     inputs, truth = fields(pde, history=2)
-    assert inputs.shape == (3, 3, 32) and truth.shape == (3, 2, 32)
+    assert inputs.shape == (3, 3, 30) and truth.shape == (3, 2, 30)
     stepping = Stepping(history=2)
     surrogate = surrogate_of(Ready(lambda u: u[:, 1:2], clock, 1.0), pde, stepping)
     speed = measure_speed(surrogate, pde, inputs, truth, 2, budget=1e9, clock=clock)
     own = speed.settings[-1]
-    assert own.parameters["resolution"] == 64 and own.error < 1e-4  # of what 32 points keep of the frame
-    coarse = [p.error for p in speed.settings if p.parameters["resolution"] == 16]
+    assert own.parameters["resolution"] == 60 and own.error < 1e-4  # of what 30 points keep of the frame
+    coarse = [p.error for p in speed.settings if p.parameters["resolution"] == 15]
     assert 1e-6 < min(coarse) < 0.05
     kept = (truth - inputs[:, 1:2]).norm() / truth.norm()
     assert math.isclose(speed.surrogate.error, kept, rel_tol=0.3)
