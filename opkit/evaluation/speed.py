@@ -40,6 +40,8 @@ from opkit.surrogate import Surrogate
 
 SAMPLES = 8
 """Samples that errors are taken from, and times: an adaptive solver's depends on the sample."""
+FEWEST = 3
+"""Fewer are not taken, however slow the surrogate is."""
 REPEATS = 50
 """Timed calls after which no more are made, however short they are."""
 LEAST = 2
@@ -341,7 +343,7 @@ def measure_speed(
         horizon: Steps of a trajectory; None where the equation is steady.
         budget: Seconds it may take, about. Settings are tried from the cheapest on, and those that do not fit are left
             out and named.
-        samples: How many of the inputs to use.
+        samples: How many of the inputs to use, at most; fewer where the surrogate is slow for the budget.
         fine: From a problem on another grid to the same inputs there, such as `lambda p: p.sample(n, seed, first)`.
             Without it, solvers on grids finer than the surrogate's have what its grid knows, where that is periodic,
             and are left out where it is not.
@@ -354,11 +356,23 @@ def measure_speed(
     """
     if not (math.isfinite(budget) and budget > 0 and samples >= 1):
         raise ConfigError(f"budget must be positive and samples at least 1, got {budget:g} and {samples}.")
-    began, watch, n = clock(), Watch(surrogate.device, clock), min(len(inputs), samples)
-    inputs, truth = inputs[:n], truth[:n]
+    began, watch = clock(), Watch(surrogate.device, clock)
     history = 1 if horizon is None else surrogate.stepping.history
+
+    def predict(values: Tensor) -> Tensor:
+        there = values.to(watch.device)  # once, not at every step
+        found = surrogate(there) if horizon is None else surrogate.rollout(there, horizon).flatten(1, 2)
+        return found.to(values.device)
+
     with torch.inference_mode():
-        own = _surrogate_point(surrogate, inputs, truth, horizon, pde, watch, budget / 4)
+        seconds, _ = watch.seconds(predict, inputs[:1])
+        n = min(len(inputs), samples, max(FEWEST, int(budget / 8 / max(seconds, 1e-9))))
+        inputs, truth = inputs[:n], truth[:n]
+        measured = watch.measure(predict, inputs, budget / 4, math.inf)
+        assert measured is not None  # without a limit there always is something
+        latency, throughput, outputs = measured
+        error = float(metrics.rel_l2(outputs, truth, pde.grid).mean())
+        own = Point("surrogate", error, latency, throughput) if math.isfinite(error) else None
         settings, failed, skipped = _sweep(pde, inputs, truth, horizon, history, fine, watch, began + 7 / 8 * budget)
         data, reasons = _seconds_of_data(surrogate, pde, settings, watch, began + budget - clock())
     if training is None:
@@ -375,21 +389,6 @@ def measure_speed(
     )  # fmt: skip
 
 
-def _surrogate_point(
-    surrogate: Surrogate, inputs: Tensor, truth: Tensor, horizon: int | None, pde: PDE, watch: Watch, budget: float
-) -> Point | None:
-    def predict(values: Tensor) -> Tensor:
-        there = values.to(watch.device)  # once, not at every step
-        found = surrogate(there) if horizon is None else surrogate.rollout(there, horizon).flatten(1, 2)
-        return found.to(values.device)
-
-    measured = watch.measure(predict, inputs, budget, math.inf)
-    assert measured is not None
-    latency, throughput, outputs = measured
-    error = float(metrics.rel_l2(outputs, truth, pde.grid).mean())
-    return Point("surrogate", error, latency, throughput) if math.isfinite(error) else None
-
-
 def _sweep(
     pde: PDE, inputs: Tensor, truth: Tensor, horizon: int | None, history: int,
     fine: Callable[[PDE], Tensor] | None, watch: Watch, end: float,
@@ -404,16 +403,17 @@ def _sweep(
     for i, (setting, (name, parameters)) in enumerate(zip(settings, _names(settings), strict=True)):
         problem, given = _posed(setting, horizon, history), start
         points = problem.grid.weights.numel()
-        if points > pde.grid.weights.numel():
-            if fine is not None and history == 1:
-                given = fine(setting)[: len(start)].to(start)
-            elif pde.grid.location != "periodic":
-                skipped[name] = "its inputs are not known on a grid finer than the surrogate's"
-                continue
+        finer = points > pde.grid.weights.numel()
+        draw = fine if history == 1 else None
+        if finer and draw is None and pde.grid.location != "periodic":
+            skipped[name] = "its inputs are not known on a grid finer than the surrogate's"
+            continue
         left = end - watch.clock()
         if _forecast(fastest, points) > left / 2:
             skipped[name] = "it does not fit the time allowed"
             continue
+        if finer and draw is not None:
+            given = draw(setting)[: len(start)].to(start)
 
         def work(values: Tensor, problem: PDE = problem) -> Tensor:
             return _solve_for(problem, pde, values, watch.device)
@@ -624,7 +624,8 @@ def _clock(seconds: float) -> str:
 
 
 def pareto_picture(record: dict[str, Any]) -> bytes:
-    """PNG of error against seconds per sample: solver settings, their front, the surrogate; one at a time, in batches.
+    """PNG of error against seconds per sample, one at a time and in batches: the surrogate and the solver settings, of
+    which those of the front are named.
 
     Args:
         record: Of a `Speed` with at least one setting.
@@ -633,15 +634,14 @@ def pareto_picture(record: dict[str, Any]) -> bytes:
 
     def draw(figure: Any) -> None:
         for axis, (mode, words) in zip(figure.subplots(1, 2, sharey=True), MODES.items(), strict=True):
-            points = [(p[mode]["median"], p["error"]) for p in settings]
+            points = [(p[mode]["median"], max(p["error"], ROUND_OFF)) for p in settings]
             front = pareto(points)
-            axis.loglog(*zip(*points, strict=True), ls="", marker="o", ms=4, color="#bbbbbb", label="solver settings")
-            axis.loglog(
-                *zip(*front, strict=True), marker="o", ms=4, lw=1.4, color=figures.INK["oracle"], label="their front"
-            )
-            for setting, point in zip(settings, points, strict=True):
-                if point in front:
-                    axis.annotate(setting["name"], point, (4, 3), textcoords="offset points", fontsize=7)
+            axis.loglog(*zip(*points, strict=True), ls="", marker="o", ms=4, color="#bbbbbb")
+            axis.loglog(*zip(*front, strict=True), marker="o", ms=4, lw=1.4, color=figures.INK["oracle"])
+            for number, point in enumerate(front, 1):
+                name = settings[points.index(point)]["name"]
+                axis.annotate(f"{number}", point, (4, 3), textcoords="offset points", fontsize=9)
+                axis.plot([], ls="", marker=f"${number}$", ms=6, color="#222222", label=name)
             if own is not None:
                 axis.loglog(
                     own[mode]["median"], own["error"], ls="", marker="*", ms=13, color=figures.INK["surrogate"],
@@ -650,9 +650,8 @@ def pareto_picture(record: dict[str, Any]) -> bytes:
                 axis.axhline(own["error"], color=figures.INK["surrogate"], lw=0.8, alpha=0.4, zorder=0)
             axis.set_title(words, fontsize=10)
             axis.set_xlabel("seconds per sample")
-            axis.margins(x=0.12)
             axis.grid(alpha=0.25)
+            axis.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16))
         figure.axes[0].set_ylabel("relative L2 error")
-        figure.axes[0].legend(frameon=False, fontsize=9)
 
-    return figures.render(draw, 11, 4.4)
+    return figures.render(draw, 11, 6)
