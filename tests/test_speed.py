@@ -26,6 +26,7 @@ from opkit.evaluation.speed import (
     Watch,
     _compare,
     _names,
+    _seconds_of_data,
     _solve_for,
     break_even,
     measure_speed,
@@ -408,6 +409,16 @@ def test_data_cost_what_labels_cost_here(clock, monkeypatch, mode, seconds):
     speed = measure_speed(surrogate, DARCY, inputs, truth, None, budget=1e9, clock=clock)
     assert math.isclose(speed.seconds_of_data, seconds)
     assert speed.reasons == {"training": "only a run directory records how long training took"}
+
+
+def test_labels_that_do_not_fit_cost_what_their_solver_did():
+    surrogate = surrogate_of(Ready(lambda a: 0 * a), DARCY, data={"train": 100, "val": 10})
+    labels, grid = "33 x 33, tolerance 1e-09, auto", {"resolution": 33}
+    measured = dataclasses.replace(point(labels, 1e-7, 0.5, 0.25), parameters=grid)
+    assert _seconds_of_data(surrogate, DARCY, [measured], Watch(CPU), left=0.1) == (27.5, {})
+    other = dataclasses.replace(measured, name="33 x 33, tolerance 0.001, auto")
+    seconds, reasons = _seconds_of_data(surrogate, DARCY, [other], Watch(CPU), left=0.1)
+    assert seconds is None and "does not fit" in reasons["data"]
 
 
 def test_what_fails_or_does_not_fit_is_named(clock, monkeypatch):

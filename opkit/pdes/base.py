@@ -190,7 +190,7 @@ class PDE(ABC):
             found = {-(-n // part) for part in (1, 2, 4, 8)}
         else:
             odd = kind == "cell"
-            strides = [s for s in range(1, n, 1 + odd) if (n - gap) % s == 0 and (n - gap) // s + gap >= least]
+            strides = [s for s in range(1, n, 1 + odd) if (n - gap) % s == 0 and (n - gap) // s + gap >= least] or [1]
             nearest = (min(strides, key=lambda s: abs(math.log(s / part))) for part in (1, 2, 4, 8))
             found = {(n - gap) // s + gap for s in nearest}
         factor, finest = 1, self.label_grid.shape[0]
