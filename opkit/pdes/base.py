@@ -6,6 +6,7 @@ command line (`pde.resolution=141`), the attributes of every data file and the k
 
 import dataclasses
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -209,6 +210,39 @@ class PDE(ABC):
     def on(self, resolution: int) -> "PDE":
         """The same problem on another grid: every other parameter is kept."""
         return dataclasses.replace(self, resolution=resolution)  # type: ignore[type-var]
+
+    def cheaper(self) -> list["PDE"]:
+        """The same problem solved at less cost than its labels: what the speed of a surrogate is measured against.
+
+        Instances differ in numerical parameters alone, and each solves on its own `grid`. About the cheapest comes
+        first, the labels' own solver last. Here they are coarser grids; a subclass adds the longer steps, looser
+        tolerances and faster schemes it has.
+        """
+        return [self._solved_on(n) for n in self._ladder()]
+
+    def _solved_on(self, resolution: int, **changes: Any) -> "PDE":
+        """The same problem, its labels solved on `resolution` points a side and kept there."""
+        changes |= {"resolution": resolution, "label_resolution": resolution}
+        return dataclasses.replace(self, **changes)  # type: ignore[type-var]
+
+    def _ladder(self, least: int = 5) -> list[int]:
+        """Points per side of grids to solve on, coarsest first: about an eighth, a quarter and a half of the intervals
+        of `grid`, all of them, and refinements up to the label grid. Between walls the points of one of the two grids
+        are points of the other, so that a coefficient needs no interpolation."""
+        kind, n = self.grid.location, self.grid.shape[0]
+        gap = 1 if kind == "node" else 0
+        if kind == "periodic":
+            found = {-(-n // part) for part in (1, 2, 4, 8)}
+        else:
+            odd = kind == "cell"
+            strides = [s for s in range(1, n, 1 + odd) if (n - gap) % s == 0 and (n - gap) // s + gap >= least] or [1]
+            nearest = (min(strides, key=lambda s: abs(math.log(s / part))) for part in (1, 2, 4, 8))
+            found = {(n - gap) // s + gap for s in nearest}
+        factor, finest = 1, self.label_grid.shape[0]
+        while (finer := self.grid.refine(factor).shape[0]) < finest:
+            found.add(finer)
+            factor *= 3 if kind == "cell" else 2
+        return sorted({m for m in found if m >= least} | {finest})
 
     def refined(self) -> "PDE":
         """The same problem, its labels solved on a grid twice as fine (three times, on cells)."""

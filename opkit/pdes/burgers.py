@@ -40,6 +40,8 @@ CHECK_EVERY = 20
 """Steps between two looks at the tail of the spectrum."""
 NODES = 5.0
 """Quadrature nodes of the exact solution per width of the narrowest peak of its weight."""
+LONGER_STEPS = (64, 16, 4)
+"""Times the step of the labels, for `cheaper`."""
 HOPF_COLE_BLOCK = 2**22
 """Exponents held at once by the exact solution."""
 
@@ -144,6 +146,17 @@ class Burgers(Evolution):
     def refined(self) -> PDE:
         finer = self.label_grid.refine(2).shape[0]
         return dataclasses.replace(self, label_resolution=finer, dt=self.dt / 2)
+
+    def cheaper(self) -> list[PDE]:
+        """See `PDE.cheaper`: longer steps, single precision, the exact solution, and whatever the spectrum's tail."""
+        found: list[PDE] = []
+        for n in self._ladder(least=8):
+            for longer in LONGER_STEPS:
+                changes = {"scheme": "etdrk4", "dt": longer * self.dt, "precision": "float32"}
+                found.append(self._solved_on(n, unresolved="accept", **changes))
+            found.append(self._solved_on(n, unresolved="accept", scheme="cole-hopf"))
+        own = self._solved_on(self.label_grid.shape[0], unresolved="accept")
+        return [*(s for s in found if s != own), own]
 
     def tile(self, device: str = "cpu") -> int:
         if device != "cpu":
