@@ -464,7 +464,7 @@ def test_waves_that_only_the_surrogate_amplifies_are_named():
     exact = math.exp(-0.02 * wrong[0] ** 2)
     assert f": {wrong[0]} by a factor of {100 * exact:.3g} (solver {exact:.3g})" in text
     assert "amplifies no wavenumber" in perturbation_text(measured(Diffusion(Stepping()), WEAK, Stepping()).record())
-    assert gain_picture(found).startswith(b"\x89PNG")
+    assert gain_picture(found).png.startswith(b"\x89PNG")
 
 
 def test_states_that_are_not_finite_are_left_out_and_counted():
@@ -479,7 +479,7 @@ def test_states_that_are_not_finite_are_left_out_and_counted():
     lost = measured(Diffusion(Stepping()), WEAK, Stepping(), torch.full_like(own, math.nan))
     assert lost.own == {} and lost.skipped["own"] == [27, 27]
     record = json.loads(json.dumps(lost.record(), allow_nan=False))
-    assert gain_picture(record).startswith(b"\x89PNG") and "27 of its own 27" in perturbation_text(record)
+    assert gain_picture(record).png.startswith(b"\x89PNG") and "27 of its own 27" in perturbation_text(record)
 
 
 def test_a_figure_that_cannot_be_had_says_why(monkeypatch):

@@ -451,7 +451,7 @@ def test_a_surrogate_that_explodes_has_no_speed(clock):
     assert speed.surrogate is None and speed.verdict == "undefined"
     assert "undefined" in speed_text(speed.record())
     json.dumps(speed.record(), allow_nan=False)
-    assert pareto_picture(speed.record())[:4] == b"\x89PNG"
+    assert pareto_picture(speed.record()).png[:4] == b"\x89PNG"
     with pytest.raises(ConfigError, match=r"budget must be positive .* got -1"):
         measure_speed(surrogate, BURGERS, inputs, truth, 3, budget=-1)
 
@@ -480,4 +480,4 @@ def test_an_untrained_network_end_to_end(pde, tmp_path, monkeypatch, one_thread)
     assert math.isclose(record["seconds_of_data"], 110e-3 / pde.tile())
     text = speed_text(record)
     assert record["verdict"] in text and "test samples" in text
-    assert pareto_picture(record)[:4] == b"\x89PNG"
+    assert pareto_picture(record).png[:4] == b"\x89PNG"

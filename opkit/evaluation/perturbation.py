@@ -36,7 +36,7 @@ import torch
 from torch import Tensor
 
 from opkit.errors import ConfigError, SolverError
-from opkit.evaluation.figures import INK, render
+from opkit.evaluation.figures import INK, Picture, render
 from opkit.grid import Grid
 from opkit.metrics import mode_energy, norm, wave_numbers
 from opkit.pdes import PDE
@@ -1027,7 +1027,7 @@ def _number(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.3g}"
 
 
-def gain_picture(record: dict[str, Any]) -> bytes:
+def gain_picture(record: dict[str, Any]) -> Picture:
     """G(kappa) of the surrogate on true states and on its own, and of the solver, as PNG.
 
     Args:

@@ -627,7 +627,7 @@ def _clock(seconds: float) -> str:
     return f"{seconds:.3g} s"
 
 
-def pareto_picture(record: dict[str, Any]) -> bytes:
+def pareto_picture(record: dict[str, Any]) -> figures.Picture:
     """PNG of error against seconds per sample, one at a time and in batches: the surrogate and the solver settings, of
     which those of the front are named.
 

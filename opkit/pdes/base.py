@@ -10,6 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar, Literal, get_args, get_origin
 
 import numpy as np
@@ -388,16 +389,14 @@ class Evolution(PDE):
         found = []
         for name in self.ranged:
             value = getattr(self, name)
-            if not isinstance(value, tuple):
-                if value > 0:
-                    found += self._shifted(name, (0.5, 2.0), lambda f, n=name, v=value: {n: v * f})
-                continue
-            low, high = value
-            for factor, other in (
-                ((low / 2 / high) ** 0.5, (low / 2, low)),
-                ((2 * high / low) ** 0.5, (high, 2 * high)),
-            ):
-                found += self._shifted(name, (factor,), lambda _, n=name, v=other: {n: v})
+            if isinstance(value, tuple):
+                low, high = value
+                below, above = ((low / 2 / high) ** 0.5, (low / 2, low)), ((2 * high / low) ** 0.5, (high, 2 * high))
+                choices: dict[float, Any] = dict((below, above))
+            else:
+                choices = {factor: value * factor for factor in (0.5, 2.0) if value > 0}
+            for factor, other in choices.items():
+                found += self._shifted(name, (factor,), partial(_with, name, other))
         return [shift for shift in found if shift.problem.varying == self.varying]
 
     ranged: ClassVar[tuple[str, ...]] = ()
@@ -423,6 +422,10 @@ class Evolution(PDE):
                 raise ValueError(f"{type(self).__name__}.solve: the input channel {name} must be constant in space.")
             return channel[:, 0]
         return torch.full((len(inputs),), float(getattr(self, name)), dtype=torch.float64, device=inputs.device)
+
+
+def _with(name: str, value: Any, _: float) -> dict[str, Any]:
+    return {name: value}
 
 
 def check_range(name: str, value: float | tuple[float, float], least: float = 0.0) -> None:
