@@ -462,7 +462,7 @@ def test_waves_that_only_the_surrogate_amplifies_are_named():
     wrong = [k for k in found["shells"] if k >= 6 and 100 * math.exp(-0.02 * k**2) > 1]
     assert len(wrong) == 2 and f"amplifies {len(wrong)} of the wavenumbers {wrong[0]} to {wrong[-1]}" in text
     exact = math.exp(-0.02 * wrong[0] ** 2)
-    assert f": {wrong[0]} by a factor of {100 * exact:.3g} (solver {exact:.3g})" in text
+    assert f"does not, {wrong[0]} by a factor of {100 * exact:.3g} (solver {exact:.3g})" in text
     assert "amplifies no wavenumber" in perturbation_text(measured(Diffusion(Stepping()), WEAK, Stepping()).record())
     assert gain_picture(found).startswith(b"\x89PNG")
 
