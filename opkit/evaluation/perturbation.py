@@ -983,11 +983,10 @@ def perturbation_text(record: dict[str, Any]) -> str:
         rows = [row for row in zip(record["shells"], *gains, strict=True) if None not in row]
         wrong = [row for row in rows if row[1] > AMPLIFIED and row[2] <= KEPT]
         if wrong:
-            waves = f"{len(wrong)} of the wavenumbers {wrong[0][0]} to {wrong[-1][0]}"
-            waves = waves if len(wrong) > 1 else f"wavenumber {wrong[0][0]}"
+            waves = f"{len(wrong)} of the wavenumbers {wrong[0][0]} to {wrong[-1][0]} that the solver does not,"
             kappa, own, solver = max(wrong, key=lambda row: row[1])
             sentences.append(
-                f"On {place} it amplifies {waves}, which the solver does not: {kappa} by a factor of {own:.3g} "
+                f"On {place} it amplifies {waves if len(wrong) > 1 else 'wavenumber'} {kappa} by a factor of {own:.3g} "
                 f"(solver {solver:.3g})."
             )
         elif rows:
