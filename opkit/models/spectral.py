@@ -176,6 +176,10 @@ def _mix(z: Tensor, weight: Tensor) -> Tensor:
     """Channel mixing at every mode, (2, b, i, *k) -> (2, b, o, *k), as one real batched product over the modes."""
     w = weight.flatten(0, -4)  # (k, i, o, 2)
     wr, wi = w[..., 0], w[..., 1]
+    if z.shape[1] == 1:  # a batched product of single rows is taken row by row, several times as slowly
+        re, im = z[:, 0].flatten(2).mT[..., None].unbind(0)  # (k, i, 1)
+        out = torch.stack([(re * wr - im * wi).sum(1), (re * wi + im * wr).sum(1)])  # (2, k, o)
+        return out.mT[:, None].unflatten(3, z.shape[3:])
     block = torch.cat([torch.cat([wr, wi], 2), torch.cat([-wi, wr], 2)], 1)  # (k, 2i, 2o): [re im] -> [re im]
     v = z.flatten(3).permute(3, 1, 0, 2).flatten(2)  # (k, b, 2i)
     return torch.bmm(v, block).unflatten(2, (2, -1)).permute(2, 1, 3, 0).unflatten(3, z.shape[3:])
