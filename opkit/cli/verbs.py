@@ -182,6 +182,8 @@ def train(argv: list[str]) -> int:
     if "print_config" in request.flags:
         print(dump(config), end="")
         return 0
+    import torch
+
     from opkit.evaluation import check_gate, parse_gate
     from opkit.losses import TrainingLoss
     from opkit.stepping import stepped, unrolled
@@ -196,13 +198,16 @@ def train(argv: list[str]) -> int:
     TrainingLoss(loss, spec, pde)
     try:
         model.check(spec)
-        model.build(spec)
-    except (ValueError, TypeError) as problem:
+        with torch.device("meta"):  # shapes alone: a network too large for the memory is built when it is trained
+            model.build(spec)
+    except (ValueError, TypeError, OverflowError, RuntimeError) as problem:
         raise ConfigError(about("model", str(problem), model.arguments)) from None
     if config["seed"] < 0:
         raise ConfigError(f"seed must not be negative, got {config['seed']}.")
     if config["seeds"] < 1:
         raise ConfigError(f"seeds must be at least 1, got {config['seeds']}.")
+    if config["seed"] + config["seeds"] > 2**32:
+        raise ConfigError(f"seed={config['seed']}: seeds are below 2**32, those of all seeds={config['seeds']} runs.")
     data, optim = construct("data", Data, config["data"]), construct("optim", Optim, config["optim"])
     evaluation = construct("evaluation", Evaluation, tuples(config["evaluation"]))
     workers = _workers(config["workers"])
@@ -268,6 +273,8 @@ def evaluate(argv: list[str]) -> int:
     if request.names or request.config:
         raise ConfigError("a trained surrogate knows its PDE and model; give only data.*, evaluation.*, workers, gate.")
     bundle = find_bundle(path)
+    if path.exists() and not os.access(path, os.W_OK):
+        raise ConfigError(f"{path}: no permission to write its evaluation/ there. Evaluate a copy.")
     surrogate = load(bundle)
     stored = surrogate.physics["data"]
     settings: dict[str, Any] = {"data": {k: stored[k] for k in ("seed", "train", "val", "test", "test_fine")}}
