@@ -167,8 +167,9 @@ JUNK = st.one_of(
     NUMBERS,
     st.sampled_from(
         ["", " ", "[", "[" * 3000, "{" * 3000, "{a: 1}", "[1, [2, [3]]]", "!!python/object/apply:os.getcwd []",
-         "!!set {a, b}", "&a [*a]", "!!bool x", "!!int ''", "!!float x", "!!timestamp x", "2026-99-99", "2026-11-22", "!!binary AAAA",
-         "? [a]\n: b", "\ud800", "%", "a\nb", "---", "@x", "null", "true", "*a", "!x y", "class_path: os.system"]
+         "!!set {a, b}", "&a [*a]", "!!bool x", "!!int ''", "!!float x", "!!timestamp x", "2026-99-99", "2026-11-22",
+         "!!binary AAAA", "? [a]\n: b", "\ud800", "%", "a\nb", "---", "@x", "null", "true", "*a", "!x y",
+         "class_path: os.system"]
     ),
 )  # fmt: skip
 SCALARS = st.one_of(
