@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
 
-from opkit.errors import Diverged, Preempted
+from opkit.errors import Diverged, Preempted, RunError
 from opkit.progress import progress
 from opkit.signals import SIGNALS
 
@@ -46,8 +46,15 @@ class EpochTable(L.Callback):
             return
         rows = []
         if self.path.exists():
-            with open(self.path, newline="", encoding="utf-8") as file:
-                rows = [row for row in csv.DictReader(file) if int(row["epoch"]) < trainer.current_epoch]
+            try:
+                with open(self.path, newline="", encoding="utf-8") as file:
+                    rows = [row for row in csv.DictReader(file) if int(row["epoch"]) < trainer.current_epoch]
+                if strange := [name for row in rows for name in row if name not in self.columns]:
+                    raise ValueError(f"it has a column {strange[0]}")
+            except (KeyError, TypeError, ValueError, csv.Error) as problem:
+                raise RunError(
+                    f"{self.path} is damaged ({problem}). Move it elsewhere: the run continues without its rows."
+                ) from None
         self._write(rows, "w")
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -65,7 +65,7 @@ def check(run: Run) -> Iterator[str]:
     L.seed_everything(run.seed, verbose=False)
     surrogate = untrained(run, spec, lambda: [(inputs, targets)])
     nodes, devices = int(run.trainer.get("num_nodes", 1)), str(run.trainer.get("devices", 1))
-    world = nodes * (int(devices) if devices.isdigit() else torch.cuda.device_count() if on_gpu else 1)
+    world = nodes * (int(devices) if devices.isdecimal() else torch.cuda.device_count() if on_gpu else 1)
     batch = min(data.batch_size, items)
     part = -(-batch // world)
     shapes = [f"({', '.join(['b', str(len(c)), *map(str, spec.grid.shape)])})" for c in (spec.inputs, spec.outputs)]

@@ -3,6 +3,9 @@
 `last.ckpt` is what a run resumes from. Writing a new one first renames the old one to `last.previous.ckpt`, so that a
 process killed at any moment leaves at least one of the two whole. A checkpoint is a zip archive whose members carry a
 CRC-32; all are read and compared before one is used, since a file system may return other bytes than it was given.
+
+A checkpoint is a pickle, which could name any function to be called. It is read by PyTorch's own unpickler, which knows
+tensors and plain values alone, and refuses all else before anything is called.
 """
 
 import os
@@ -20,6 +23,8 @@ from opkit.files import whole_file
 LAST = "last.ckpt"
 PREVIOUS = "last.previous.ckpt"
 FAILED = "failed.ckpt"
+PARTS = ("state_dict", "global_step", "loops", "pytorch-lightning_version", "train_loss")
+"""What every checkpoint of a run has, among others."""
 
 
 class DurableCheckpoints(TorchCheckpointIO):
@@ -34,6 +39,31 @@ class DurableCheckpoints(TorchCheckpointIO):
 
     def remove_checkpoint(self, path: Any) -> None:
         Path(path).unlink(missing_ok=True)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        return read(Path(path))
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint, on the CPU.
+
+    Raises:
+        RunError: It is no checkpoint of opkit's, or holds more than tensors and plain values.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as problem:  # of a file made to harm, whatever it may be
+        reason = (str(problem).splitlines() or [type(problem).__name__])[0]
+        raise RunError(
+            f"{path} is not read: it holds more than tensors and plain values, and could run code ({reason}). "
+            "Delete it if you do not know who wrote it."
+        ) from None
+    if not isinstance(content, dict) or (lacking := [name for name in PARTS if name not in content]):
+        lacks = lacking[0] if isinstance(content, dict) else "everything"
+        raise RunError(f"{path} is not a checkpoint of a training run: it lacks {lacks}. Delete it.")
+    return content
 
 
 def damage(path: Path) -> str | None:

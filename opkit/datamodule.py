@@ -21,7 +21,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from opkit import online
 from opkit.batches import EpochBatches, PlannedBatches, Request
-from opkit.errors import ConfigError
+from opkit.errors import ConfigError, RunError
 from opkit.generate import available_cores
 from opkit.pdes import PDE
 from opkit.settings import Data, Stepping
@@ -168,10 +168,21 @@ class FieldData(L.LightningDataModule):
         """Where in its epoch training is. Here and not in the loader, whose state Lightning restores too late if it was
         asked for before the checkpoint is read, as for the length of the schedule: data would be repeated."""
         used = 0 if self._training is None or self.trainer is None else self._training.used
-        return {"skip": used if self.trainer is not None and used < self.trainer.num_training_batches else 0}
+        skip = used if self.trainer is not None and used < self.trainer.num_training_batches else 0
+        return {"skip": skip, "world": self.trainer.world_size if self.trainer else 1}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Lightning calls this before it asks for the loaders that it trains with."""
+        """Lightning calls this before it asks for the loaders that it trains with.
+
+        Raises:
+            RunError: Training is online, and each process has samples of its own: another number has others.
+        """
+        world = self.trainer.world_size if self.trainer else 1
+        if self.settings.mode == "online" and state.get("world", world) != world:
+            raise RunError(
+                f"data.mode=online: this run was begun by {state['world']} processes, whose samples are not those of "
+                f"{world}. Continue it with as many."
+            )
         self._skip = state["skip"]
 
     def setup(self, stage: str | None = None) -> None:

@@ -1,5 +1,9 @@
-"""Files that appear whole or not at all: written under a temporary name in the same folder, synced, then renamed."""
+"""Files that appear whole or not at all: written under a temporary name in the same folder, synced, then renamed. And
+folders that one process at a time may fill."""
 
+import contextlib
+import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -20,6 +24,10 @@ LEFTOVER = re.compile(r"\.tmp-(?:([0-9a-f]{8})-(\d+)-)?[0-9a-f]+$")
 """How temporary names end: the machine and process that write, and a random part."""
 LEFTOVER_AGE = 86_400.0
 """Seconds after which a temporary file has no writer, whatever its name."""
+LOCK = ".lock"
+"""In a folder that a process holds for itself; empty of meaning once that process is gone."""
+EXCHANGES = 1000
+"""How often another process may put its folder in the same place while one tries to."""
 
 
 @contextmanager
@@ -40,24 +48,97 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder to fill; on success it replaces `path`, on failure `path` is as it was."""
+    """Yield a temporary folder to fill; on success it replaces `path`, on failure `path` is as it was.
+
+    A link is followed. Of several processes that do this at once, the last one's folder stays, whole.
+    """
+    path = path.resolve()
     mark = uuid.uuid4().hex[:12]  # process numbers repeat on the nodes of a cluster
     temporary, old = path.with_name(f".{path.name}.tmp-{mark}"), path.with_name(f".{path.name}.old-{mark}")
     try:
         temporary.mkdir(parents=True)
         yield temporary
-        if path.exists():
-            os.replace(path, old)
-        try:
-            os.replace(temporary, path)
-        except BaseException:
-            if old.exists():
-                os.replace(old, path)
-            raise
+        for _ in range(EXCHANGES):
+            if _exchange(temporary, path, old):
+                break
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            raise OSError(errno.EBUSY, "other processes replace it again and again", str(path))
         sync_folder(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(temporary: Path, path: Path, old: Path) -> bool:
+    """Put `temporary` in the place of `path`, and that, if there is one, in the place of `old`; False where somebody
+    else did the same in between."""
+    with contextlib.suppress(FileNotFoundError):
+        os.replace(path, old)
+    try:
+        os.replace(temporary, path)
+    except BaseException as problem:
+        if isinstance(problem, OSError) and problem.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            return False
+        if old.exists():
+            os.replace(old, path)
+        raise
+    return True
+
+
+@contextmanager
+def alone_in(folder: Path, error: Callable[[str], OpkitError]) -> Iterator[None]:
+    """Hold a folder for this process while the block runs; another one that asks for it gets `error(reason)`.
+
+    The kernel's lock on a file in it (flock) ends with the process, however that ends: what a killed one leaves behind
+    is in nobody's way. Over NFS it holds for all machines; on a file system without locks nothing is held. The folder
+    is made if need be, and what was made for it is removed again where it stays empty.
+    """
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    path = folder / LOCK
+    handle: int | None = None
+    try:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            handle = _lock(path, error)
+        except OSError as problem:
+            raise error(f"{folder} cannot be written to ({problem.strerror})") from None
+        yield
+    finally:
+        if handle is not None:
+            with contextlib.suppress(OSError):
+                path.unlink()  # while it is still held
+            os.close(handle)
+        with contextlib.suppress(OSError):
+            for place in made:
+                place.rmdir()
+
+
+def _lock(path: Path, error: Callable[[str], OpkitError]) -> int:
+    """The open file that is the lock."""
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not _is_same(handle, path):  # who held it has removed it since it was opened
+                os.close(handle)
+                continue
+            os.ftruncate(handle, 0)
+            os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        except BlockingIOError:
+            holder = os.read(handle, 300).decode(errors="replace") or "another process"
+            os.close(handle)
+            raise error(f"{path.parent} is in use by {holder}, until that ends") from None
+        except OSError:
+            pass  # no locks here, or no space for a note
+        return handle
+
+
+def _is_same(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def remove_leftovers(folder: Path) -> None:

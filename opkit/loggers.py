@@ -68,7 +68,7 @@ def _wandb(folder: Path, config: dict[str, Any]) -> list[Logger]:
     import wandb
 
     known = folder / IDENTITY
-    identity = read_json(known, ConfigError)["id"] if known.exists() else os.environ.get("WANDB_RUN_ID")
+    identity = read_json(known, ConfigError).get("id") if known.exists() else os.environ.get("WANDB_RUN_ID")
     identity = identity or secrets.token_hex(4)
     given: dict[str, Any] = {
         "project": os.environ.get("WANDB_PROJECT", "opkit"), "dir": str(folder), "id": identity, "resume": "allow",

@@ -31,7 +31,9 @@ def _bar(task: str, total: int, unit: str, done: int) -> Iterator[Advance]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[text]}"))
+    # Names of runs may have brackets, which are no markup.
+    first, last = (TextColumn(text, markup=False) for text in ("{task.description}", "{task.fields[text]}"))
+    columns = (first, BarColumn(bar_width=24), last)
     with Progress(*columns, console=Console(stderr=True), refresh_per_second=4) as bar:
         state = _Rate(total, unit, done)
         row = bar.add_task(task, total=total, completed=done, text=state.text(""))

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from opkit.pdes import PDE
 
 Kind = Literal["pde", "model", "preset"]
+NOT_YAML = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
+"""What PyYAML raises beside errors of its own, at 2026-99-99, `!!bool x`, or a thousand brackets."""
 
 
 def config_folder() -> Path:
@@ -68,7 +70,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except OSError as problem:
         raise ConfigError(f"Cannot read {path}: {problem.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as problem:
+    except (yaml.YAMLError, *NOT_YAML) as problem:
         raise ConfigError(f"{path} is not valid YAML: {problem}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold sections such as model: and trainer:, got a {type(content).__name__}.")

@@ -46,7 +46,7 @@ def train_seeds(run: Run, count: int, resume: bool = False) -> list[Path]:
         if resume and (folder / "evaluation" / "report.json").exists():
             continue
         config = run.config | {"seed": seed, "seeds": 1, "run_dir": str(folder)}
-        train(replace(run, seed=seed, folder=folder, config=config), resume and folder.exists())
+        train(replace(run, seed=seed, folder=folder, config=config), resume and (folder / "config.yaml").exists())
     if all((folder / "evaluation" / "report.json").exists() for folder in folders):  # not so on further ranks
         reports = [read_json(folder / "evaluation" / "report.json", RunError) for folder in folders]
         seeds = list(range(run.seed, run.seed + count))

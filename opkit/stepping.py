@@ -4,8 +4,9 @@ Frames are laid out as channels, oldest first: w[-2], w[-1], w[0] -> w[1], w[2];
 constant channels. With target "residual" the network gives the change from w[0], else the frame itself.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import count, islice
 
 import torch
 from torch import Tensor
@@ -84,13 +85,19 @@ def roll_out(
     Returns:
         The frames of every call.
     """
+    return list(islice(advance(step, inputs, given, without_gradient), calls))
+
+
+def advance(
+    step: Callable[[Tensor], Tensor], inputs: Tensor, given: int, without_gradient: int = 0
+) -> Iterator[Tensor]:
+    """What `roll_out` returns, call by call and without end; keeps the last `given` channels alone."""
     states, constants = inputs[:, :given], inputs[:, given:]
-    parts = []
-    for call in range(calls):
+    for call in count():
         with torch.set_grad_enabled(torch.is_grad_enabled() and call >= without_gradient):
-            parts.append(step(torch.cat([states, constants], 1) if call else inputs))
-        states = torch.cat([states, parts[-1]], 1)[:, -given:]
-    return parts
+            frames = step(torch.cat([states, constants], 1) if call else inputs)
+        yield frames
+        states = torch.cat([states, frames], 1)[:, -given:]
 
 
 def windows(frames: int, stepping: Stepping) -> int:

@@ -17,7 +17,9 @@ before a weight is used. Needs neither Lightning nor wandb.
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -35,7 +37,7 @@ from opkit.normalize import Normalizer
 from opkit.pdes import PDE
 from opkit.registry import Architecture, names
 from opkit.settings import Data, Stepping
-from opkit.stepping import roll_out, time_step
+from opkit.stepping import advance, time_step
 from opkit.store import Dataset
 
 FORMAT = 1
@@ -156,23 +158,37 @@ class Surrogate:
             TypeError: The equation is steady, so there is nothing to step.
             ValueError: As for a call, or steps < 1.
         """
+        frames = self.frames(initial)
+        if steps < 1:
+            raise ValueError(f"rollout needs steps >= 1, got {steps}.")
+        stack: Any = np.stack if isinstance(initial, np.ndarray) else torch.stack
+        return stack(list(islice(frames, steps)), initial.ndim - self.spec.grid.ndim - 1)
+
+    def frames(self, initial: Any) -> Iterator[Any]:
+        """The frames of `rollout` one by one and without end: memory does not grow with their number.
+
+        Args:
+            initial: As of `rollout`.
+
+        Returns:
+            An iterator over `(b, c, *x)` or `(c, *x)`: the same kind, dtype and device as `initial`. One that requires
+            grad is differentiated through, which keeps every step.
+
+        Raises:
+            TypeError: The equation is steady, so there is nothing to step.
+            ValueError: As for a call.
+        """
         if self.physics.get("time_step") is None:
             raise TypeError(
                 f"This surrogate solves a steady equation ({self.physics.get('pde')}); it has no time to step. "
                 "Call it as surrogate(a)."
             )
-        if steps < 1:
-            raise ValueError(f"rollout needs steps >= 1, got {steps}.")
         tensor, batched = self._check(initial)
-        inputs = tensor if batched else tensor[None]
         history, bundle = self.stepping.history, self.stepping.bundle
         channels = len(self.spec.outputs) // bundle
-        given = history * channels
-        parts = roll_out(self._apply, inputs, given, -(-steps // bundle))
-        frames = [frame for part in parts for frame in part.split(channels, 1)]
-        path = torch.stack(frames[:steps], 1)
-        path = path if batched else path[0]
-        return path.numpy() if isinstance(initial, np.ndarray) else path
+        parts = advance(self._apply, tensor if batched else tensor[None], history * channels)
+        frames = (frame if batched else frame[0] for part in parts for frame in part.split(channels, 1))
+        return (frame.numpy() for frame in frames) if isinstance(initial, np.ndarray) else frames
 
     def _apply(self, inputs: Tensor) -> Tensor:
         parameter = next(self.model.parameters())

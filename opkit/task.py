@@ -14,11 +14,12 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from opkit import metrics
-from opkit.errors import Diverged
+from opkit.errors import Diverged, RunError
 from opkit.fields import SPLIT_STRIDE, seed_key
 from opkit.grid import Spec
 from opkit.losses import TrainingLoss
 from opkit.models.activations import decay_groups
+from opkit.models.bounded import SpectrumNorm
 from opkit.pdes import PDE
 from opkit.settings import Loss, Optim, Stepping, Unroll
 from opkit.stepping import roll_out
@@ -65,6 +66,7 @@ class SupervisedTask(L.LightningModule):
         self.given = stepping.history * self.channels
         self.compile_model = compile
         self._compiled: tuple[Any, ...] = ()
+        self._norms: tuple[SpectrumNorm, ...] = ()
         self._part = batch_size
         self.seed = seed
         self._val: list[Tensor] = []  # relative errors of samples, whole and by band, (4, n)
@@ -82,6 +84,7 @@ class SupervisedTask(L.LightningModule):
         # is not registered as a second copy of the model's parameters.
         self._part = len(range(self.global_rank, self.batch_size, self.trainer.world_size))
         self._compiled = (torch.compile(self.model, dynamic=False),) if self.compile_model else ()
+        self._norms = tuple(layer for layer in self.model.modules() if isinstance(layer, SpectrumNorm))
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """All that a step draws at random is a function of (seed, step, rank), so that a resumed run draws the same."""
@@ -98,6 +101,8 @@ class SupervisedTask(L.LightningModule):
         samples = len(inputs)
         if not samples:  # of a batch smaller than the number of ranks; not every layer can work on nothing
             inputs, targets = (v.new_ones(1, *v.shape[1:]) for v in batch)
+        for norm in self._norms:
+            norm.counted = samples > 0  # until the next step: layers may be run again when gradients are taken
         model = self._compiled[0] if self._compiled and samples == self._part else self.model
         calls = self._calls()
         first = self._pushed(max(0, calls - (self.unroll.gradient or calls)))
@@ -182,6 +187,13 @@ class SupervisedTask(L.LightningModule):
         checkpoint["train_loss"] = self.trainer.strategy.reduce(so_far, reduce_op="sum").cpu()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        own, given = ({k: tuple(v.shape) for k, v in s.items()} for s in (self.state_dict(), checkpoint["state_dict"]))
+        if differing := sorted(k for k in own.keys() | given.keys() if own.get(k) != given.get(k)):
+            name = differing[0]
+            raise RunError(
+                f"The checkpoint is of another network: {name} is {given.get(name, 'missing')}, not "
+                f"{own.get(name, 'there')}. Put the run's own checkpoints back, or start in another run_dir."
+            )
         self._train = checkpoint["train_loss"] * (self.global_rank == 0)
 
     def _means(self, sums: Tensor) -> Tensor:

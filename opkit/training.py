@@ -31,17 +31,17 @@ from torch import Tensor
 
 from opkit import loggers
 from opkit.callbacks import EpochTable, Failure, Preemption, TrainingProgress, is_out_of_memory
-from opkit.checkpoints import FAILED, LAST, DurableCheckpoints, damage, newest
+from opkit.checkpoints import FAILED, LAST, DurableCheckpoints, damage, newest, read
 from opkit.datamodule import FieldData, strides
 from opkit.errors import ConfigError, OutOfMemory, Preempted, RunError
 from opkit.evaluation import evaluate_surrogate, fine_problems
-from opkit.files import read_json, remove_leftovers, write_json, write_text
+from opkit.files import LOCK, alone_in, read_json, remove_leftovers, write_json, write_text
 from opkit.generate import available_cores, ensure
 from opkit.grid import Spec
 from opkit.models import count_parameters
 from opkit.normalize import Normalizer
 from opkit.pdes import PDE
-from opkit.registry import Architecture
+from opkit.registry import Architecture, read_yaml
 from opkit.settings import Data, Evaluation, Loss, Optim, Stepping, Unroll
 from opkit.signals import preemptible
 from opkit.stepping import stepped, time_step, unrolled
@@ -55,6 +55,8 @@ POSITIVE_TRAINER_ARGUMENTS = (
 )  # fmt: skip
 FIXED_SECTIONS = ("pde", "model", "data", "optim", "stepping", "unroll", "loss")
 """Settings that a resumed run must share with its beginning."""
+FIXED_TRAINER_ARGUMENTS = ("max_epochs", "max_steps", "limit_train_batches", "accumulate_grad_batches", "precision")
+"""And those of the Trainer's that decide the schedule and the arithmetic. How many devices there are does not."""
 COMPILE_STEPS = 500
 """Optimiser steps from which compiling pays for its half minute, when `compile` is "auto"."""
 
@@ -100,7 +102,7 @@ class Run:
 
 
 def train(run: Run, resume: bool = False) -> Path:
-    """Train a surrogate and evaluate it.
+    """Train a surrogate and evaluate it. One process at a time, or the ranks of one run, work in a run directory.
 
     Args:
         run: What to do.
@@ -108,11 +110,21 @@ def train(run: Run, resume: bool = False) -> Path:
 
     Returns:
         The run directory.
+
+    Raises:
+        RunError: The folder holds another run, is in use, or cannot be written to.
     """
+    if _is_launched_rank():
+        return _train(run, resume)
+    _check_place(run.folder)
+    with alone_in(run.folder, lambda why: RunError(f"run_dir: {why}. Choose another run_dir=...")):
+        _check_run_dir(run.folder, run.config, resume)
+        return _train(run, resume)
+
+
+def _train(run: Run, resume: bool) -> Path:
     pde, data, run_dir, workers = run.pde, run.data, run.folder, run.workers
     began = time.monotonic()
-    if not _is_launched_rank():
-        _check_run_dir(run_dir, run.config, resume)
     spec = stepped(pde.spec, run.stepping, pde.times)
     spans = unrolled(run.stepping, run.unroll, pde.times)
     run.model.check(spec)
@@ -188,7 +200,7 @@ def train(run: Run, resume: bool = False) -> Path:
         )
     if reason := damage(best):
         raise RunError(f"{best} is damaged: {reason}. Start the run again in another run_dir.")
-    state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
+    state = read(best)["state_dict"]
     surrogate.model.load_state_dict({name.removeprefix("model."): value for name, value in state.items()})
     surrogate.model.eval().float()  # training left it in its own mode, and in the trainer's precision
     surrogate.to(loop.strategy.root_device)
@@ -239,6 +251,8 @@ def untrained(run: Run, spec: Spec, items: Callable[[], Iterable[tuple[Tensor, T
 def _fit(
     loop: L.Trainer, task: SupervisedTask, fields: FieldData, checkpoint: Path | None, preemption: Preemption
 ) -> None:
+    if loop.precision == "64-true":
+        task.double()  # Lightning does so after it has restored a checkpoint, which went through float32 then
     try:
         task.model.train()
         loop.fit(task, datamodule=fields, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
@@ -308,7 +322,7 @@ def check_trainer(trainer: dict[str, Any]) -> None:
             )
     devices, cores = trainer.get("devices", "auto"), available_cores()
     on_cpu = trainer.get("accelerator", "auto") == "cpu" or not torch.cuda.is_available()
-    if on_cpu and str(devices).isdigit() and int(devices) > cores:
+    if on_cpu and str(devices).isdecimal() and int(devices) > cores:
         raise ConfigError(
             f"trainer.devices={devices} would start as many CPU processes; this machine has {cores} cores."
         )
@@ -318,18 +332,30 @@ def _trainer(**arguments: Any) -> L.Trainer:
     """Lightning's Trainer, its complaints as messages of ours."""
     try:
         return L.Trainer(**arguments)
-    except (ValueError, TypeError, RuntimeError, MisconfigurationException) as problem:
+    except (ValueError, TypeError, RuntimeError, ImportError, MisconfigurationException) as problem:
         reason = str(problem).splitlines()[0]
         culprits = [k for k, v in arguments.items() if isinstance(v, str) and len(v) > 1 and v in reason]
         named = f"trainer.{culprits[0]}={arguments[culprits[0]]}" if culprits else "trainer"
         raise ConfigError(f"{named}: {reason}") from None
 
 
+def _check_place(run_dir: Path) -> None:
+    """Refuse a run directory that is none, or where nothing may be written."""
+    try:
+        if run_dir.exists() and not run_dir.is_dir():
+            raise RunError(f"run_dir={run_dir} is a file. Choose another run_dir.")
+        ancestor = next(p for p in [run_dir, *run_dir.absolute().parents] if p.exists())
+    except OSError as problem:
+        raise RunError(f"run_dir={run_dir} cannot be used ({problem.strerror}). Choose another run_dir.") from None
+    if not ancestor.is_dir():
+        raise RunError(f"run_dir={run_dir}: {ancestor} is a file, not a folder. Choose another run_dir.")
+    if not os.access(ancestor, os.W_OK):
+        raise RunError(f"run_dir={run_dir}: no permission to write to {ancestor.absolute()}. Choose another run_dir.")
+
+
 def _check_run_dir(run_dir: Path, config: dict[str, Any], resume: bool) -> None:
-    """Refuse to overwrite a run, to continue what is not one, or to write where one cannot."""
-    if run_dir.exists() and not run_dir.is_dir():
-        raise RunError(f"run_dir={run_dir} is a file. Choose another run_dir.")
-    occupied = run_dir.is_dir() and any(run_dir.iterdir())
+    """Refuse to overwrite a run, or to continue what is not one, or another one."""
+    occupied = any(path.name != LOCK for path in run_dir.iterdir())
     if occupied and not resume:
         raise RunError(
             f"{run_dir} already holds a run, and runs are never overwritten. Add --resume to continue it, or choose "
@@ -339,14 +365,16 @@ def _check_run_dir(run_dir: Path, config: dict[str, Any], resume: bool) -> None:
         raise RunError(f"There is no run in {run_dir} to resume. Leave out --resume to start one.")
     if resume:
         try:
-            before = yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as problem:
-            raise RunError(
-                f"{run_dir} is not a run that can be resumed: its config.yaml is unreadable ({problem})."
-            ) from None
-        if not isinstance(before, dict) or not all(isinstance(before.get(k), dict) for k in FIXED_SECTIONS):
+            before = read_yaml(run_dir / "config.yaml")
+        except ConfigError as problem:
+            raise RunError(f"{run_dir} is not a run that can be resumed: {problem}") from None
+        if not all(isinstance(before.get(k), dict) for k in (*FIXED_SECTIONS, "trainer")):
             raise RunError(f"{run_dir} is not a run that can be resumed: its config.yaml lacks sections.")
-        then, now = ({k: c[k] for k in FIXED_SECTIONS} | {"": {"seed": c.get("seed")}} for c in (before, config))
+        then, now = (
+            {k: c[k] for k in FIXED_SECTIONS}
+            | {"trainer": {k: c["trainer"].get(k) for k in FIXED_TRAINER_ARGUMENTS}, "": {"seed": c.get("seed")}}
+            for c in (before, config)
+        )
         changed = [
             f"{section}.{key}".lstrip(".") + f" was {then[section].get(key)!r}, is {value!r}"
             for section, values in now.items()
@@ -357,11 +385,6 @@ def _check_run_dir(run_dir: Path, config: dict[str, Any], resume: bool) -> None:
             raise RunError(
                 f"{run_dir} was trained with other settings: {'; '.join(changed)}. Repeat the original command."
             )
-    ancestor = next(p for p in [run_dir, *run_dir.absolute().parents] if p.exists())
-    if not ancestor.is_dir():
-        raise RunError(f"run_dir={run_dir}: {ancestor} is a file, not a folder. Choose another run_dir.")
-    if not os.access(ancestor, os.W_OK):
-        raise RunError(f"Cannot write to {ancestor.absolute()}: permission denied. Choose another run_dir=...")
 
 
 def _prepare(run_dir: Path, config: dict[str, Any], facts: dict[str, Any]) -> None:
@@ -369,7 +392,14 @@ def _prepare(run_dir: Path, config: dict[str, Any], facts: dict[str, Any]) -> No
     if not (run_dir / "config.yaml").exists():
         write_text(run_dir / "config.yaml", yaml.safe_dump(config, sort_keys=False))
     history = run_dir / "environment.json"
-    before = read_json(history, RunError)["sessions"] if history.exists() else []
+    before = read_json(history, RunError).get("sessions") if history.exists() else []
+    if not isinstance(before, list) or not all(isinstance(session, dict) for session in before):
+        raise RunError(f"{history} is damaged: it lists no sessions. Move it elsewhere and repeat the command.")
+    if before and before[-1].get("data") != facts["data"]:
+        raise RunError(
+            f"{run_dir} was trained on data of the key {before[-1].get('data')}, which opkit {before[-1].get('opkit')} "
+            f"made; those of this opkit ({facts['opkit']}) are {facts['data']}. Start the run again in another run_dir."
+        )
     write_json(history, {"sessions": [*before, facts]})
 
 

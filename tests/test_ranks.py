@@ -44,10 +44,14 @@ T.on_train_epoch_end = counted
 
 
 @pytest.mark.slow
-def test_a_rank_may_have_no_sample_of_a_batch(small_data, tmp_path):
-    """The last batch has one sample. Through the FFT, which cannot transform nothing."""
+@pytest.mark.parametrize(
+    "settings", [[*SMALL, "trainer.precision=64-true", "model.spectral=fft"], DOUBLE], ids=["fft", "dynamic"]
+)
+def test_a_rank_may_have_no_sample_of_a_batch(settings, small_data, tmp_path):
+    """The last batch has one sample. Through the FFT, which cannot transform nothing; and through a norm over the
+    batch, where what stands in for a sample must not count."""
     one, two = tmp_path / "one", tmp_path / "two"
-    settings = [*SMALL, "trainer.precision=64-true", "data.train=21", "model.spectral=fft"]
+    settings = [*settings, "data.train=21"]
     assert main(["train", *settings, f"run_dir={one}"]) == 0
     ended = on_ranks([*settings, f"run_dir={two}"])
     assert [code for code, _ in ended] == [0, 0], ended

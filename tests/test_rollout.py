@@ -1,7 +1,9 @@
 """Evolution equations end to end: rollout of surrogates, evaluation of models whose answers are known, reports."""
 
 import dataclasses
+import itertools
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,8 @@ from opkit.datamodule import MemoryFields
 from opkit.errors import ConfigError
 from opkit.evaluation.protocol import fine_problems, measure
 from opkit.evaluation.verdicts import label_verdict
+from opkit.grid import Grid, Spec
+from opkit.models import FNO
 from opkit.models.base import Operator
 from opkit.normalize import Normalizer
 from opkit.pdes import Burgers, Darcy, NavierStokes
@@ -149,6 +153,47 @@ def test_a_rollout_with_history_and_bundles(history, bundle, steps, target):
     assert path.shape == (3, steps, 1, 48)
     torch.testing.assert_close(path[:, :, 0], line[:, history:], rtol=0, atol=1e-11)
     torch.testing.assert_close(surrogate.rollout(given[0], steps), path[0], rtol=0, atol=1e-12)
+
+
+def test_frames_one_by_one_are_those_of_the_rollout():
+    """In bundles and alone, torch and numpy; what cannot be stepped is refused at once."""
+    stepping = Stepping(history=2, bundle=3)
+    pde = dataclasses.replace(PDE, viscosity=(0.2, 0.9), times=tuple(0.1 * k for k in range(5)))
+    spec = stepped(pde.spec, stepping, pde.times)
+    plain = [Normalizer(torch.zeros(n), torch.ones(n)).double() for n in (3, 3)]
+    operator = PhysicalOperator(Extrapolate(stepping, 1), *plain, residual_channels(spec, stepping))
+    surrogate = Surrogate(operator, Architecture("fno"), spec, {"time_step": 0.1}, stepping=stepping)
+    given = torch.cat([torch.randn(2, 2, 48), torch.full((2, 1, 48), 7.0)], 1).double()
+    path = surrogate.rollout(given, 7)
+    assert torch.equal(torch.stack(list(itertools.islice(surrogate.frames(given), 7)), 1), path)
+    [first] = itertools.islice(surrogate.frames(given[0].numpy()), 1)
+    assert isinstance(first, np.ndarray) and np.array_equal(first, path[0, 0].numpy())
+    with pytest.raises(ValueError, match="3 channel"):
+        surrogate.frames(given[:, :2])
+    with pytest.raises(TypeError, match="steady"):
+        Surrogate(operator, Architecture("fno"), spec, {"time_step": None}).frames(given)
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads a process's memory from /proc")
+def test_ten_thousand_frames_take_no_more_memory_than_one():
+    """A frame has 8 kB: kept, they would take 80 MB."""
+    operator = FNO(1, 1, (4,), 2, n_layers=1, projection_width=2, location="periodic")
+    one = [Normalizer(torch.zeros(1), torch.ones(1)) for _ in range(2)]
+    spec = Spec(("w",), ("w",), Grid((1024,), "periodic"))
+    surrogate = Surrogate(PhysicalOperator(operator, *one), Architecture("fno"), spec, {"time_step": 0.1})
+    frames = surrogate.frames(torch.randn(1, 1024, dtype=torch.float64))
+    sizes = {}
+    for k in range(10_000):
+        frame = next(frames)
+        if k in (500, 9_999):
+            sizes[k] = resident()
+    assert frame.shape == (1, 1024)
+    assert sizes[9_999] - sizes[500] < 3e6
 
 
 def test_names_of_channels_say_which_frame():

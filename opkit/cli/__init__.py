@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
         if problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return _complain(f"the disk is full ({problem}). Free some space and repeat the command with "
                              "--resume if it was training; nothing half-written is kept.", 2, verb)  # fmt: skip
-        if isinstance(problem, PermissionError):
+        if isinstance(problem, PermissionError) or problem.errno == errno.EROFS:
             return _complain(f"no permission: {problem}. Choose a place you can write to.", 2, verb)
         raise
 

@@ -75,6 +75,8 @@ def _settings(path: Path, parser: "ArgumentParser", request: Request) -> tuple[d
     from opkit.surrogate import find_bundle, load
 
     bundle = find_bundle(path)
+    if path.exists() and not os.access(path, os.W_OK):
+        raise ConfigError(f"{path}: no permission to write its evaluation/ there. Evaluate a copy.")
     surrogate = load(bundle)
     stored = surrogate.physics["data"]
     settings: dict[str, Any] = {"data": {k: stored[k] for k in ("seed", "train", "val", "test", "test_fine")}}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from opkit.errors import ConfigError
-from opkit.registry import Kind, config_folder, family, names, read, read_yaml, suggest
+from opkit.registry import NOT_YAML, Kind, config_folder, family, names, read, read_yaml, suggest
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -67,7 +67,7 @@ class Request:
             if dashed and key in flags and not equals:
                 self.flags.add(key)
                 continue
-            if not dashed and not equals:
+            if not dashed and (not equals or "/" in key):  # a path may have an equals sign in it
                 self.positional.append(argument)
                 continue
             if not equals:
@@ -152,7 +152,10 @@ def resolve(parser: "ArgumentParser", settings: dict[str, Any], request: Request
     if "check" in request.flags and verb != "train":
         raise ConfigError(f"--check tries a training run; `opkit {verb}` has none.")
     elsewhere = SECTIONS - {key.partition(".")[0] for key in known}
-    values = {k: v for k, v in flatten(settings).items() if k.partition(".")[0] not in elsewhere}
+    try:
+        values = {k: v for k, v in flatten(settings).items() if k.partition(".")[0] not in elsewhere}
+    except RecursionError:
+        raise ConfigError("a configuration file has a section that is inside itself (& and * of YAML).") from None
     for key, value in values.items():
         if key not in known:
             raise ConfigError(unknown(key, value, known, " (in a configuration file)"))
@@ -160,13 +163,42 @@ def resolve(parser: "ArgumentParser", settings: dict[str, Any], request: Request
     for key, value in values.items():
         if "class_path" in f"{key} {value}":
             raise ConfigError(f"{key}: class_path is read from opkit's own configs/ alone. Use --pde and --model.")
-    arguments = [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in values.items()]
+    arguments = [f"--{key}={_written(key, value)}" for key, value in values.items()]
     try:
         with contextlib.redirect_stderr(None):
             config = parser.parse_args(arguments)
     except jsonargparse.ArgumentError as problem:
         raise ConfigError(readable(str(problem), values)) from None
+    except NOT_YAML as problem:
+        guilty = next((f"{k}={v}" for k, v in values.items() if isinstance(v, str) and not _is_readable(v)), verb)
+        raise ConfigError(f"{guilty} cannot be read ({problem}).") from None
+    for key, value in values.items():
+        if config.get(key) is None and isinstance(value, str) and value.strip().lower() not in ("null", "~"):
+            raise ConfigError(f"{key}={value} reads as nothing, being a comment. Write {key}=null if that is meant.")
     return config.as_dict()
+
+
+def _written(key: str, value: Any) -> str:
+    """A value of a file as it would be typed."""
+    try:
+        return value if isinstance(value, str) else json.dumps(value)
+    except (TypeError, ValueError, RecursionError):
+        raise ConfigError(
+            f"{key}={value} in a configuration file: a {type(value).__name__} is no setting. Accepted are numbers, "
+            "words and lists of them; what YAML takes for a date needs quotes."
+        ) from None
+
+
+def _is_readable(text: str) -> bool:
+    import yaml
+
+    try:
+        yaml.safe_load(text)
+    except yaml.YAMLError:
+        pass
+    except NOT_YAML:
+        return False
+    return True
 
 
 def unknown(key: str, value: Any, known: list[str], where: str = "") -> str:

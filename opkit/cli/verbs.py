@@ -186,6 +186,8 @@ def train(argv: list[str]) -> int:
     if "print_config" in request.flags:
         print(dump(config), end="")
         return 0
+    import torch
+
     from opkit.evaluation import check_gate, parse_gate
     from opkit.losses import TrainingLoss
     from opkit.stepping import stepped, unrolled
@@ -200,13 +202,16 @@ def train(argv: list[str]) -> int:
     TrainingLoss(loss, spec, pde)
     try:
         model.check(spec)
-        model.build(spec)
-    except (ValueError, TypeError) as problem:
+        with torch.device("meta"):  # shapes alone: a network too large for the memory is built when it is trained
+            model.build(spec)
+    except (ValueError, TypeError, OverflowError, RuntimeError) as problem:
         raise ConfigError(about("model", str(problem), model.arguments)) from None
     if config["seed"] < 0:
         raise ConfigError(f"seed must not be negative, got {config['seed']}.")
     if config["seeds"] < 1:
         raise ConfigError(f"seeds must be at least 1, got {config['seeds']}.")
+    if config["seed"] + config["seeds"] > 2**32:
+        raise ConfigError(f"seed={config['seed']}: seeds are below 2**32, those of all seeds={config['seeds']} runs.")
     data, optim = construct("data", Data, config["data"]), construct("optim", Optim, config["optim"])
     evaluation = construct("evaluation", Evaluation, tuples(config["evaluation"]))
     workers = worker_count(config["workers"])

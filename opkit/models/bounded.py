@@ -86,9 +86,15 @@ class Gate(nn.Module):
 class SpectrumNorm(nn.Module):
     """Every mode less its mean, over its standard deviation, both over samples and channels; then a complex factor and
     offset per channel. In evaluation, and on grids that lack some modes too, by running means, which belong to
-    wavenumbers. Over several processes the statistics are those of the whole batch."""
+    wavenumbers. Over several processes the statistics are those of the whole batch.
+
+    Attributes:
+        counted: Whether the samples given are part of it; a process that has none is given one that is not, so that it
+            takes part in what the others sum up.
+    """
 
     momentum = 0.1
+    counted = True
     mean: Tensor
     std: Tensor
 
@@ -116,8 +122,8 @@ class SpectrumNorm(nn.Module):
         return torch.stack([a * re - b * im, a * im + b * re]) + shift
 
     def _statistics(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        sums = torch.stack([z.sum((1, 2)), z.square().sum((1, 2))])
-        count = sums.new_tensor(z.shape[1] * z.shape[2])
+        sums = torch.stack([z.sum((1, 2)), z.square().sum((1, 2))]) * self.counted
+        count = sums.new_tensor(z.shape[1] * z.shape[2] * self.counted)
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             sums, count = OverRanks.apply(sums), OverRanks.apply(count)
         mean = sums[0] / count
