@@ -7,17 +7,14 @@ import pytest
 import torch
 from test_rollout import Solver, surrogate_of
 
-from opkit import metrics
 from opkit.evaluation.rollout import (
     REASONS,
     Bounds,
     lengths,
     measure_rollout,
     reference_problem,
-    with_spectrum_of,
 )
 from opkit.generate import ensure
-from opkit.grid import Grid
 from opkit.pdes import Burgers, NavierStokes
 from opkit.settings import Data, Evaluation
 
@@ -144,15 +141,6 @@ def test_windows_of_time_are_the_trajectory(monkeypatch, one_thread):
     stored = ensure(PDE, "test", 6, 0, 1)
     frames = torch.cat([f for f, _ in stored.windows(6, 3)], 1)[:, :, 0]
     assert (frames == stored.load(6)["u"]).all()
-
-
-def test_a_perturbation_has_the_spectrum_it_is_given():
-    grid = Grid((16, 15), "periodic")
-    error = torch.randn(3, 2, 16, 15, dtype=torch.float64)
-    found = with_spectrum_of(error, grid, 1)
-    assert not torch.allclose(found, error)
-    energies = (metrics.mode_energy(v, grid) for v in (found, error))
-    torch.testing.assert_close(*energies, rtol=1e-9, atol=1e-15)
 
 
 @pytest.mark.slow

@@ -85,6 +85,10 @@ class Measured:
     keys: dict[str, str]
     label_error: Tensor
     """Estimated relative L2 error of some test labels, as `Dataset.label_error` returns it."""
+    inputs: Tensor
+    """Of the test samples on the training grid, as the surrogate takes them."""
+    truth: Tensor
+    """Their targets, frames laid out as channels."""
     rollout: Rollout | None = None
     """Far beyond the training trajectories; None where the equation is steady."""
 
@@ -200,7 +204,7 @@ def measure(surrogate: Surrogate, pde: PDE, data: Data, evaluation: Evaluation, 
     if steps is not None:
         rollout = measure_rollout(surrogate, pde, data, evaluation, training.climate, training.bounds, workers)
         keys["rollout"] = rollout.key
-    return Measured(coarse, fine, samples, keys, test_set.label_error(data.test), rollout)
+    return Measured(coarse, fine, samples, keys, test_set.label_error(data.test), inputs, truth, rollout)
 
 
 def as_channels(pde: PDE, fields: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

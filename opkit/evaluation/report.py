@@ -17,8 +17,14 @@ import torch
 import opkit
 from opkit.evaluation import figures, rollout_figures, verdicts
 from opkit.evaluation.figures import Picture
+from opkit.evaluation.perturbation import gain_picture, measure_perturbation, perturbation_text
 from opkit.evaluation.protocol import Measured, horizon, measure
 from opkit.evaluation.records import Records, error_records, label_record, resolution_rows, rollout_record
+from opkit.evaluation.rollout import AHEAD
+from opkit.evaluation.shift import measure_shifts, shift_picture, shift_record
+from opkit.evaluation.speed import SAMPLES as SPEED_SAMPLES
+from opkit.evaluation.speed import measure_speed, pareto_picture, seconds_of_training, speed_text
+from opkit.fields import first_index
 from opkit.files import sha256, whole_folder, write_json, write_text
 from opkit.pdes import PDE
 from opkit.registry import problem_of
@@ -26,6 +32,10 @@ from opkit.settings import Data, Evaluation
 from opkit.surrogate import Surrogate, record_metrics
 
 SCHEMA_VERSION = "2.0"
+SPEED_SECONDS = {"quick": 5.0, "standard": 15.0, "full": 60.0}
+"""About how long solvers and surrogate are timed."""
+PERTURBED = 4
+"""Trajectories on which responses to perturbations are measured."""
 CONVENTIONS = {
     "norm": "L2 with quadrature weights of the grid (trapezoid on nodes), physical units, float64",
     "rel_l2": "one ratio per sample, channels, frames and space jointly; then the mean over samples",
@@ -76,7 +86,10 @@ def evaluate_surrogate(
     """
     previous = _previous_evaluations(folder)
     measured = measure(surrogate, pde, data, evaluation, workers)
-    report = _report(surrogate, pde, data, evaluation, measured, bundle)
+    seconds = seconds_of_training(folder.parent)
+    more = _further(surrogate, pde, data, evaluation, measured, seconds, workers)
+    report = _report(surrogate, pde, data, evaluation, measured, bundle, more)
+    report["training_seconds"] = seconds
     report["test_evaluations"] = previous + 1
     with whole_folder(folder) as target:
         write_json(target / "report.json", report)
@@ -95,8 +108,68 @@ def evaluate_surrogate(
     return report
 
 
+def _further(
+    surrogate: Surrogate,
+    pde: PDE,
+    data: Data,
+    evaluation: Evaluation,
+    measured: Measured,
+    training: float | None,
+    workers: int | None,
+) -> dict[str, dict[str, Any] | None]:
+    """Sections of the report beside errors and rollouts, as far as the suite has them."""
+    suite, steps = evaluation.suite, horizon(pde, surrogate.stepping)
+    count = len(measured.inputs)
+
+    def fine(problem: PDE) -> torch.Tensor:
+        return problem.sample(min(count, SPEED_SAMPLES), data.seed, first_index("test"))
+
+    speed = measure_speed(
+        surrogate,
+        pde,
+        measured.inputs,
+        measured.truth,
+        steps,
+        budget=SPEED_SECONDS[suite],
+        fine=fine,
+        training=training,
+    ).record()
+    perturbation = shifts = None
+    if steps is not None and suite != "quick":
+        truth, own = _trajectories(surrogate, pde, measured, steps)
+        found = measure_perturbation(surrogate, pde, truth, own, seed=evaluation.seed, quick=suite != "full")
+        perturbation = found.record()
+    if suite == "full":
+        errors = measured.coarse.errors["surrogate"]["rel_l2"]
+        n = min(evaluation.rollouts, data.test)
+        make = Records(evaluation)
+        shifts = shift_record(make, measure_shifts(surrogate, pde, data, errors, n, workers))
+    return {"speed": speed, "perturbation": perturbation, "shifts": shifts}
+
+
+def _trajectories(surrogate: Surrogate, pde: PDE, measured: Measured, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A few true trajectories and the surrogate's own, far beyond them, `(n, t, c, *x)`, constants appended."""
+    given = surrogate.stepping.history * len(pde.outputs)
+    inputs = measured.inputs[:PERTURBED]
+    first = inputs[:, :given].unflatten(1, (-1, len(pde.outputs)))
+    later = measured.truth[:PERTURBED].unflatten(1, (steps, -1))
+    own = surrogate.rollout(inputs, AHEAD * steps)
+
+    def whole(frames: torch.Tensor) -> torch.Tensor:
+        constants = inputs[:, None, given:].expand(-1, frames.shape[1], *inputs[:, given:].shape[1:])
+        return torch.cat([frames, constants], 2)
+
+    return whole(torch.cat([first, later], 1)), whole(own)
+
+
 def _report(
-    surrogate: Surrogate, pde: PDE, data: Data, evaluation: Evaluation, measured: Measured, bundle: Path
+    surrogate: Surrogate,
+    pde: PDE,
+    data: Data,
+    evaluation: Evaluation,
+    measured: Measured,
+    bundle: Path,
+    more: dict[str, dict[str, Any] | None],
 ) -> dict[str, Any]:
     make = Records(evaluation, surrogate.physics.get("units", ""))
     steps_ahead, dt = horizon(pde, surrogate.stepping), surrogate.physics.get("time_step")
@@ -122,10 +195,17 @@ def _report(
     ]
     if rollout is not None:
         statements.append({"name": "stability", "verdict": rollout["verdict"], "text": rollout["text"]})
+    if (perturbation := more["perturbation"]) is not None:
+        found_text = perturbation_text(perturbation)
+        statements.append({"name": "perturbation", "verdict": "measured", "text": found_text})
     statements += [
         {"name": f"super_resolution@{row['resolution']}", "verdict": row["verdict"], "text": row["text"]}
         for row in rows
     ]
+    if (speed := more["speed"]) is not None:
+        statements.append({"name": "speed", "verdict": speed["verdict"], "text": speed_text(speed)})
+    if (shifts := more["shifts"]) is not None:
+        statements.append({"name": "shifts", "verdict": shifts["verdict"], "text": shifts["text"]})
     return {
         "schema_version": SCHEMA_VERSION,
         "pde": pde.equation,
@@ -142,6 +222,7 @@ def _report(
         "super_resolution": rows,
         "resolved_at_training": asdict(resolved),
         "rollout": rollout,
+        **more,
         "samples": [
             {"role": s.role, "index": s.index, "rel_l2": s.error if math.isfinite(s.error) else None}
             for s in measured.samples
@@ -248,6 +329,12 @@ def _pictures(report: dict[str, Any], measured: Measured, surrogate: Surrogate) 
             pictures["survival"] = rollout_figures.correlation_and_survival(section)
             pictures["drift"] = rollout_figures.drift(section)
         pictures["rollout_spectra"] = rollout_figures.spectra_over_time(section)
+    if report["perturbation"] is not None:
+        pictures["gain"] = gain_picture(report["perturbation"])
+    if report["speed"]["settings"]:
+        pictures["speed"] = pareto_picture(report["speed"])
+    if report["shifts"] is not None:
+        pictures["shifts"] = shift_picture(report["shifts"])
     return pictures
 
 
@@ -263,6 +350,22 @@ def _animations(measured: Measured, surrogate: Surrogate) -> list[dict[str, Any]
             {"sample": sample, "role": role, "src": _data_url(png), "width": width, "height": height, "steps": steps}
         )
     return found
+
+
+RESPONSES = {
+    "low_singular_value": "growth of the worst of the lowest waves in a step",
+    "singular_value": "growth of the worst of all perturbations in a step",
+    "radius": "growth per step in the long run (spectral radius)",
+    "low_growth": "growth rate of the worst of the lowest waves over several steps, per time",
+    "worst": "growth of the worst perturbation of 1% over these steps",
+    "random": "growth of a random one of that size",
+}
+"""Figures of `opkit.evaluation.perturbation.Response` in words."""
+
+
+def _largest(values: float | list[float | None] | None) -> str:
+    known = [v for v in (values if isinstance(values, list) else [values]) if v is not None]
+    return f"{max(known):.3g}" if known else "not measured"
 
 
 def _data_url(png: bytes) -> str:
@@ -284,6 +387,7 @@ def _html(
         loader=jinja2.PackageLoader("opkit.evaluation", ""), autoescape=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["percent"] = verdicts.percent
+    environment.filters["largest"] = _largest
     environment.filters["number"] = lambda v: "undefined" if v is None else f"{v:.3g}"
     own = [m for m in report["metrics"] if m["resolution"] == report["training_resolution"]]
     table: dict[str, dict[str, Any]] = {}
@@ -294,6 +398,7 @@ def _html(
         report=report,
         table=table,
         questions=verdicts.QUESTIONS,
+        responses=RESPONSES,
         physics=surrogate.physics,
         channels=(", ".join(spec.inputs), ", ".join(spec.outputs)),
         training=report["metrics"][0],

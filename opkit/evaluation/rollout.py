@@ -30,9 +30,10 @@ from torch import Tensor
 
 from opkit import metrics
 from opkit.errors import ConfigError
+from opkit.evaluation.jacobian import random_phases_of
 from opkit.fields import first_index
 from opkit.generate import ensure
-from opkit.grid import Grid
+from opkit.grid import Method
 from opkit.metrics import LEAVES, Bounds, Events, Growth
 from opkit.pdes import PDE, Evolution
 from opkit.progress import progress
@@ -415,15 +416,6 @@ class _Recorder:
         )
 
 
-def with_spectrum_of(error: Tensor, grid: Grid, seed: int) -> Tensor:
-    """Random fields `(n, c, *x)` on a periodic grid whose waves are as large as those of `error`, with other phases."""
-    random = torch.Generator().manual_seed(seed)
-    axes = tuple(range(-grid.ndim, 0))
-    noise = torch.fft.rfftn(torch.randn(error.shape, generator=random, dtype=torch.float64), dim=axes)
-    size = torch.fft.rfftn(error.double(), dim=axes).abs()
-    return torch.fft.irfftn(noise / noise.abs().clamp_min(1e-300) * size, s=grid.shape, dim=axes)
-
-
 def _growth(pde: PDE, problem: PDE, rollout: Rollout, first_error: Tensor, seed: int) -> list[tuple[Growth, Growth]]:
     """Growth rates of the surrogate's errors, and of the solver's own from a start that is off by as much."""
     grid = pde.grid
@@ -431,11 +423,12 @@ def _growth(pde: PDE, problem: PDE, rollout: Rollout, first_error: Tensor, seed:
     tried = [i for i in range(len(spread)) if torch.isfinite(first_error[i]).all()][:GROWTH_SAMPLES]
     norms = rollout.mean_squares.sqrt().numpy()
     own = [metrics.growth_rate(norms[i], times, float(spread[i])) for i in tried]
-    if grid.location != "periodic" or all(g.rate is None for g in own):
+    if all(g.rate is None for g in own):
         return []  # nothing grows exponentially: there is no rate to compare
     fine = problem.on(problem.label_grid.shape[0])
     start = fine.sample(max(tried) + 1, seed, first_index("test"))[tried]
-    shift = grid.resample(with_spectrum_of(first_error[tried], grid, seed), fine.grid, "spectral")
+    method: Method = "spectral" if grid.location == "periodic" else "cubic"
+    shift = grid.resample(random_phases_of(first_error[tried], grid, seed), fine.grid, method)
     moved = start.clone()
     moved[:, : shift.shape[1]] += shift
     one, two = fine.solve(torch.cat([start, moved])).chunk(2)

@@ -23,7 +23,10 @@ QUESTIONS = {
     "accuracy": "Is it accurate?",
     "label_error": "Are the labels good enough to tell?",
     "stability": "Is it stable?",
+    "perturbation": "What does it do to small perturbations?",
     "super_resolution": "Does it super-resolve?",
+    "speed": "Is it worth it?",
+    "shifts": "Does it hold outside its training distribution?",
 }
 """What each kind of verdict answers."""
 
