@@ -81,6 +81,11 @@ def extend(u: Tensor, axes: tuple[int, int], mode: str) -> Tensor:
         return u
     if mode == "circular":
         return Wrap.apply(u, axes)
+    if mode == "replicate":  # by slices: inductor has the gradient of PyTorch's own in other memory than it is
+        for axis in (2, 3):
+            if axes[axis - 2]:
+                u = torch.cat([u.narrow(axis, 0, 1), u, u.narrow(axis, u.shape[axis] - 1, 1)], axis)
+        return u
     return F.pad(u, (axes[1], axes[1], axes[0], axes[0]), mode)
 
 
