@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
@@ -29,6 +30,15 @@ SMALL_GALERKIN = [
     "evaluation.resolutions=[25]",
 ]  # fmt: skip
 """The same data and the same length."""
+
+
+GHOSTS: dict[str, Callable[[int, int], int | None]] = {
+    "zeros": lambda i, n: i if 0 <= i < n else None,
+    "circular": lambda i, n: i % n,
+    "replicate": lambda i, n: min(max(i, 0), n - 1),
+    "reflect": lambda i, n: abs(i) if i < n else 2 * (n - 1) - i,
+}
+"""Which of n points stands at place i, which may be one beyond the ends."""
 
 
 def epochs_of(run: Path) -> list[dict[str, str]]:

@@ -12,8 +12,9 @@ from torch.nn import functional as F
 from opkit.grid import Grid, Spec
 from opkit.interop import from_reference
 from opkit.models import GalerkinTransformer, count_parameters
-from opkit.models.galerkin import Attention, _resize
+from opkit.models.galerkin import Attention
 from opkit.models.positions import trapezoid_weights
+from opkit.models.stencils import resize
 
 KINDS = ["galerkin", "fourier", "linear", "softmax"]
 SMALL = dict(width=8, n_heads=2, n_layers=2, ffn_hidden=8, decoder_lift=6, decoder_width=6, decoder_hidden=8)
@@ -213,7 +214,7 @@ def test_the_papers_grids_follow_from_the_training_grid(n, down, tokens, up):
 def test_interpolation_is_bilinear_on_every_kind_of_grid(location, n, m):
     u = torch.randn(2, 3, *n).double()
     expected = Grid(n, location).resample(u, Grid(m, location), "linear")
-    found = _resize(u, m, location)
+    found = resize(u, m, location)
     if location == "cell":  # beyond the outermost centres one is constant, the other extrapolates
         reach = 0.5 - 0.5 / torch.tensor(n)[:, None, None]
         inside = (Grid(m, location).coordinates - 0.5).abs() <= reach

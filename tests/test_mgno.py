@@ -7,20 +7,14 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 import torch
+from conftest import GHOSTS
 from torch import nn
 from torch.nn import functional as F
 
 from opkit.grid import Grid, Spec
 from opkit.models import MgNO, count_parameters
-from opkit.models.mgno import Level, Standardization, VCycle, Wrap
-
-GHOSTS: dict[str, Callable[[int, int], int | None]] = {
-    "zeros": lambda i, n: i if 0 <= i < n else None,
-    "circular": lambda i, n: i % n,
-    "replicate": lambda i, n: min(max(i, 0), n - 1),
-    "reflect": lambda i, n: abs(i) if i < n else 2 * (n - 1) - i,
-}
-"""Which of n points stands at place i, which may be one beyond the ends."""
+from opkit.models.mgno import Level, Standardization, VCycle
+from opkit.models.stencils import Wrap
 
 
 def stencil(weight: torch.Tensor, n: int, padding: str, stride: int = 1) -> np.ndarray:

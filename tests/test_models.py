@@ -251,7 +251,10 @@ def test_eight_samples_can_be_learned_by_heart(case):
     assert fit(model, u, target, 1000, 1e-3) < 0.05
 
 
-SLOW_LEARNERS = {"gnot": "0.048 after 4000 of these steps: 500 epochs of the recipe published are 125 000"}
+SLOW_LEARNERS = {
+    "gnot": "0.048 after 4000 of these steps: 500 epochs of the recipe published are 125 000",
+    "deeponet": "0.0015 after these steps, 0.0049 after half as many: it has to learn that a shifted field is one",
+}
 
 
 @pytest.mark.slow

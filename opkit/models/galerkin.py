@@ -39,10 +39,11 @@ from opkit.grid import BOUNDARIES, LOCATIONS, Boundary, Location, Spec
 from opkit.models.activations import activation as make_activation
 from opkit.models.arguments import check_modes
 from opkit.models.base import Operator, zero_walls
-from opkit.models.kernels import interpolate, linear
+from opkit.models.kernels import linear
 from opkit.models.layers import FFN, FeedForward, Linear, Pointwise
 from opkit.models.positions import Coordinates, count_positions, period_of, positions, trapezoid_weights
 from opkit.models.spectral import SpectralConv, choose
+from opkit.models.stencils import resize
 
 Kind = Literal["galerkin", "fourier", "linear", "softmax"]
 Norm = Literal["heads", "layer", "both"]
@@ -255,13 +256,13 @@ class Down(nn.Module):
 
     def forward(self, u: Tensor) -> Tensor:
         training, middle, latent = self.shapes
-        u = self._convolve(0, _resize(u, training, self.location))
-        u = self.after[0](_resize(u, middle, self.location))
+        u = self._convolve(0, resize(u, training, self.location))
+        u = self.after[0](resize(u, middle, self.location))
         parts = []
         for i in (1, 2, 3):
             u = self._convolve(i, u)
             parts.append(u)
-        return self.after[1](_resize(torch.cat(parts, 1), latent, self.location))
+        return self.after[1](resize(torch.cat(parts, 1), latent, self.location))
 
     def _convolve(self, i: int, u: Tensor) -> Tensor:
         return self.activations[i](self.dropout(self.convolutions[i](u)))
@@ -278,7 +279,7 @@ class Up(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, u: Tensor) -> Tensor:
-        u = self.convolution(_resize(u, self.shape, self.location))
+        u = self.convolution(resize(u, self.shape, self.location))
         for activation in self.activations:
             u = activation(self.dropout(u))
         return u
@@ -287,15 +288,6 @@ class Up(nn.Module):
 def _convolution(in_channels: int, out_channels: int, location: Location) -> nn.Conv2d:
     mode: Literal["circular", "zeros"] = "circular" if location == "periodic" else "zeros"
     return nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False, padding_mode=mode)
-
-
-def _resize(u: Tensor, shape: Sequence[int], location: Location) -> Tensor:
-    """Bilinear interpolation of `(b, c, x, y)` between grids of one kind; to the same shape, the same values."""
-    if location == "periodic":  # a grid with both ends in, the last point being the first
-        u = F.pad(u, (0, 1, 0, 1), mode="circular")
-        closed = [n + 1 for n in shape]
-        return interpolate(u, closed, align_corners=True)[..., :-1, :-1]
-    return interpolate(u, list(shape), align_corners=location == "node")
 
 
 class Decoder(nn.Module):
@@ -377,7 +369,7 @@ class Decoder(nn.Module):
         return self.project[1](last(self.project[0](x)))
 
     def _onto(self, shape: Sequence[int], x: Tensor) -> Tensor:
-        return _resize(x, shape, self.location) if self.coarse else x
+        return resize(x, shape, self.location) if self.coarse else x
 
     def _period(self, points: int) -> int:
         """Grid steps in one period, in integers, so that `points` may be symbolic."""
@@ -585,7 +577,7 @@ class GalerkinTransformer(Operator):
         if self.up is not None:
             x = self.up(x)
             if self.training and self.feature_dropout.p:
-                x = _resize(x, shape, self.location)
+                x = resize(x, shape, self.location)
         return self.constrain(self.decoder(self.feature_dropout(x), grid))
 
     def constrain(self, outputs: Tensor) -> Tensor:

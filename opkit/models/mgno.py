@@ -35,8 +35,8 @@ from opkit.grid import BOUNDARIES, LOCATIONS, Boundary, Location, Spec
 from opkit.models.activations import activation as make_activation
 from opkit.models.base import Operator, projected, zero_walls
 from opkit.models.positions import Coordinates, count_positions, with_positions
+from opkit.models.stencils import Padding, channels_last, extend, padding_of, per_axis
 
-Padding = Literal["auto", "zeros", "reflect", "replicate", "circular"]
 Coarsening = Literal["padded", "valid"]
 Norm = Literal["none", "group", "layer"]
 NormAt = Literal["levels", "layers"]
@@ -138,10 +138,7 @@ class MgNO(Operator):
                 f"residual=True adds the input to the output, but there are {in_channels} input and {out_channels} "
                 "output channels. Set stepping.target=residual instead: it adds the last frame."
             )
-        if padding == "auto":
-            mirror: Padding = "replicate" if location == "cell" else "reflect"
-            periodic = "periodic" in (location, boundary)
-            padding = "circular" if periodic else mirror if boundary == "neumann" else "zeros"
+        padding = padding_of(boundary, location) if padding == "auto" else padding
         shape = None if shape is None else tuple(shape)
         valid = coarsening == "valid"
         if ndim not in (1, 2) or len(shape or (0,) * ndim) != ndim:
@@ -197,11 +194,11 @@ class MgNO(Operator):
 
     def _network(self, u: Tensor) -> Tensor:
         u = with_positions(u, self.coordinates, self.location)
-        u = _channels_last(u if self.ndim == 2 else u.unsqueeze(2))
+        u = channels_last(u if self.ndim == 2 else u.unsqueeze(2))
         for i, (cycle, activation) in enumerate(zip(self.cycles, self.activations, strict=True)):
             out = cycle(u)
             if self.skips:
-                out = _channels_last(self.skips[i](u)).add_(out)
+                out = channels_last(self.skips[i](u)).add_(out)
             if self.norms:
                 out = self.norms[i](out)
             u = activation(out)
@@ -236,13 +233,13 @@ class Plan:
 
     def stencil(self, given: int, wanted: int) -> nn.Conv2d:
         """S or A: three points per axis, for a field that `pad` has padded."""
-        zeros = _axes(int(self.padding == "zeros"), self.ndim, 0)
-        return nn.Conv2d(given, wanted, _axes(3, self.ndim), padding=zeros, bias=self.bias)
+        zeros = per_axis(int(self.padding == "zeros"), self.ndim, 0)
+        return nn.Conv2d(given, wanted, per_axis(3, self.ndim), padding=zeros, bias=self.bias)
 
     def halving(self, given: int, wanted: int) -> nn.Conv2d:
         """Pi or R: the same at every other point."""
-        zeros = _axes(int(self.padding == "zeros" and not self.valid), self.ndim, 0)
-        return nn.Conv2d(given, wanted, _axes(3, self.ndim), _axes(2, self.ndim), zeros, bias=False)
+        zeros = per_axis(int(self.padding == "zeros" and not self.valid), self.ndim, 0)
+        return nn.Conv2d(given, wanted, per_axis(3, self.ndim), per_axis(2, self.ndim), zeros, bias=False)
 
     def prolongation(
         self, given: int, wanted: int, kernel: tuple[int, ...]
@@ -251,13 +248,15 @@ class Plan:
         which draw on points beyond the ends; with one of 3 they become 2 m - 1, and none does."""
         padded = self.pad_upsampling and self.padding != "zeros" and not self.valid
         beyond = tuple(int(padded and k == 4) for k in kernel)
-        cut = _axes([0 if self.valid else 1 + 2 * b for b in beyond], self.ndim, 0)
-        stencil = nn.ConvTranspose2d(given, wanted, _axes(kernel, self.ndim), _axes(2, self.ndim), cut, bias=False)
-        return _axes(beyond, self.ndim, 0), stencil
+        cut = per_axis([0 if self.valid else 1 + 2 * b for b in beyond], self.ndim, 0)
+        stencil = nn.ConvTranspose2d(
+            given, wanted, per_axis(kernel, self.ndim), per_axis(2, self.ndim), cut, bias=False
+        )
+        return per_axis(beyond, self.ndim, 0), stencil
 
     def pad(self, u: Tensor) -> Tensor:
         """One more point at each end of each axis; not where it is zero, which convolutions do themselves."""
-        return _pad(u, _axes(1, self.ndim, 0), self.padding)
+        return extend(u, per_axis(1, self.ndim, 0), self.padding)
 
     def check_grid(self, shape: tuple[int, ...]) -> None:
         """Refuse a grid that the stencils of P, fixed without a training grid, do not lead back to."""
@@ -332,7 +331,7 @@ class Level(nn.Module):
         assert u is not None
         if not self.coarsest:
             below = coarser[0](*self._restricted(u, f, padded), coarser[1:])
-            u = self.P(_pad(below, self.beyond, self.plan.padding)).add_(u)
+            u = self.P(extend(below, self.beyond, self.plan.padding)).add_(u)
             if self.norm is not None:
                 u = self.norm(u)
         for smoothing in self.after:
@@ -365,9 +364,9 @@ class Smoothing(nn.Module):
 
     def forward(self, u: Tensor | None, f: Tensor, padded_f: Tensor) -> Tensor:
         if u is None or self.A is None:
-            return _channels_last(self.S(padded_f))
-        residual = _channels_last(f - self.A(self.plan.pad(u)))
-        return u + _channels_last(self.S(self.plan.pad(residual)))
+            return channels_last(self.S(padded_f))
+        residual = channels_last(f - self.A(self.plan.pad(u)))
+        return u + channels_last(self.S(self.plan.pad(residual)))
 
 
 class Standardization(nn.Module):
@@ -390,62 +389,6 @@ class Standardization(nn.Module):
         v = u.permute(0, 2, 3, 1)
         weight, bias = (None if p is None else p.expand(v.shape[1:]) for p in (self.weight, self.bias))
         return F.layer_norm(v, v.shape[1:], weight, bias).permute(0, 3, 1, 2)
-
-
-class Wrap(torch.autograd.Function):
-    """Periodic padding of `(b, c, h, w)` by one point, on the axes marked by 1 of `(h, w)`.
-
-    As a function of its own because its gradient by automatic differentiation, of slices, costs as much as a
-    convolution.
-    """
-
-    @staticmethod
-    def forward(u: Tensor, axes: tuple[int, int]) -> Tensor:
-        for axis in (2, 3):
-            if axes[axis - 2]:
-                u = torch.cat([u.narrow(axis, u.shape[axis] - 1, 1), u, u.narrow(axis, 0, 1)], axis)
-        return u
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, tuple[int, int]], output: Tensor) -> None:
-        ctx.axes = inputs[1]
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        for axis in (3, 2):
-            if ctx.axes[axis - 2]:
-                n, skipped = gradient.shape[axis] - 2, (0, 0) * (3 - axis)
-                first = F.pad(gradient.narrow(axis, n + 1, 1), (*skipped, 0, n - 1))
-                last = F.pad(gradient.narrow(axis, 0, 1), (*skipped, n - 1, 0))
-                gradient = gradient.narrow(axis, 1, n) + first + last
-        return gradient, None
-
-
-def _channels_last(u: Tensor) -> Tensor:
-    """The same `(b, c, h, w)` in channels-last memory.
-
-    With one channel only the strides of its axis tell which it is, and these inductor cannot follow on dynamic sizes:
-    compiled, a single channel stays as it is, and what is made of it is put in order.
-    """
-    if u.shape[1] > 1 or torch.compiler.is_compiling():
-        return u.contiguous(memory_format=torch.channels_last)
-    return u[:, 0].contiguous().unsqueeze(-1).movedim(-1, 1)
-
-
-def _pad(u: Tensor, axes: tuple[int, int], mode: str) -> Tensor:
-    """One more point at both ends of the chosen axes of `(b, c, h, w)`; none where it would be zero."""
-    if mode == "zeros" or not any(axes):
-        return u
-    if mode == "circular":
-        return Wrap.apply(u, axes)
-    return F.pad(u, (axes[1], axes[1], axes[0], axes[0]), mode)
-
-
-def _axes(values: int | Sequence[int], ndim: int, unit: int = 1) -> tuple[int, int]:
-    """A number for each axis, or one for all, as two: in 1-D the first axis is of one point, and gets `unit`."""
-    values = (values,) * ndim if isinstance(values, int) else tuple(values)
-    first, second = (unit, *values) if ndim == 1 else values
-    return first, second
 
 
 def _halved(n: int, valid: bool) -> int:
