@@ -217,6 +217,7 @@ class Evaluation:
         steps: Steps of rollouts in all; those beyond the truth are watched for divergence. Null: ten times those of a
             training trajectory.
         rollouts: Trajectories rolled out.
+        timing: Seconds, about, in which solvers and surrogate are timed; 0 for no timing. Null: 5, 15 and 60 by suite.
         resamples: Bootstrap resamples per confidence interval.
         seed: Seed of the bootstrap.
     """
@@ -226,11 +227,14 @@ class Evaluation:
     horizon: int | None = None
     steps: int | None = None
     rollouts: int = 32
+    timing: float | None = None
     resamples: int = 9999
     seed: int = 0
 
     def __post_init__(self) -> None:
         _at_least("evaluation", 100, resamples=self.resamples)
         _at_least("evaluation", 0, seed=self.seed)
+        if self.timing is not None and not (math.isfinite(self.timing) and self.timing >= 0):
+            raise ValueError(f"evaluation.timing must not be negative, got {self.timing}.")
         _at_least("evaluation", 1, horizon=self.horizon, steps=self.steps, rollouts=self.rollouts)
         _at_least("evaluation", 5, resolutions=min(self.resolutions or (5,)))

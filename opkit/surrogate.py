@@ -414,6 +414,10 @@ def _check_weights(expected: dict[str, Tensor], given: dict[str, Tensor], fail: 
             raise fail(f"{name} in model.safetensors has values that are not finite real numbers")
 
 
+ON_CARD = ("rel_h1", "max_error", "rel_l2_step", "correlation_time", "valid_time", "divergence_time")
+"""Metrics of the surrogate that its card shows, besides everyone's rel_l2; metrics.json has them all."""
+
+
 def model_card(config: dict[str, Any], physics: dict[str, Any], metrics: dict[str, Any]) -> str:
     """The bundle's README: what it is for, how good it was measured to be, how to call it."""
     grid = " x ".join(map(str, config["grid"]["shape"]))
@@ -421,7 +425,7 @@ def model_card(config: dict[str, Any], physics: dict[str, Any], metrics: dict[st
         f"| `{m['name']}`{_horizon(m)} | {m['model']} | {m['resolution']} | {m['value']:.4g} | {_interval(m)} "
         f"| {m['n']} |"
         for m in metrics.get("metrics", [])
-        if m["value"] is not None
+        if m["value"] is not None and (m["name"] == "rel_l2" or (m["model"] == "surrogate" and m["name"] in ON_CARD))
     ]
     table = "\n".join(
         ["| metric | model | grid | value | 95% interval | samples |", "|---|---|---|---|---|---|", *rows]
@@ -475,6 +479,9 @@ Other coefficients, forcings or boundary conditions are outside what was measure
 def _horizon(metric: dict[str, Any]) -> str:
     if metric["horizon"] is None:
         return ""
+    if "censored" in metric:
+        at_least = ", at least" if metric["censored"] else ""
+        return f", {metric['unit']}{at_least}, of {metric['horizon']} steps"
     return f", step {metric['horizon']}" if metric["name"].endswith("_step") else f", steps 1 to {metric['horizon']}"
 
 

@@ -25,7 +25,8 @@ def flow_run(tmp_path_factory):
             "pde.resolution=16", "pde.label_resolution=16", "pde.modes=5", "pde.times=[0,0.2,0.4]", "model.width=4",
             "model.n_modes=[8,8]", "model.projection_width=8", "evaluation.resolutions=[24,32]", "data.train=6",
             "data.val=2", "data.test=4", "data.test_fine=2", "data.batch_size=4", "trainer.max_epochs=1",
-            "trainer.accelerator=cpu", "evaluation.resamples=100", "compile=false", "workers=1",
+            "trainer.accelerator=cpu", "evaluation.resamples=100", "evaluation.timing=1", "evaluation.suite=full",
+            "compile=false", "workers=1",
         ]  # fmt: skip
         assert main(["train", "--model", "fno", "--pde", "navier_stokes", *settings, f"run_dir={root / 'run'}"]) == 0
     return root / "run"

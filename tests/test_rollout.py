@@ -80,6 +80,18 @@ def test_the_exact_step_has_no_error_but_the_labels_restriction(one_thread):
     assert measured.label_error.shape == (1, 4)
 
 
+def test_data_brought_to_a_grid_without_aliases_are_another_test(one_thread):
+    """Waves that the middle grid cannot hold turn into others when points are kept; the exact solver of the filtered
+    field is not the filtered solution, but nearly."""
+    rough = dataclasses.replace(PDE, modes=40, alpha=1.0, sigma=3.0, label_resolution=192)
+    settings = Evaluation(resolutions=(96, 192), resamples=200, suite="quick")
+    measured = measure(surrogate_of(Solver(rough.on(48)), rough), rough, DATA, settings, workers=1)
+    middle, finest = measured.fine
+    assert finest.filtered is None and middle.filtered.shape == (4,)
+    assert middle.filtered.max() < 0.1 and (middle.filtered != middle.errors["surrogate"]["rel_l2"]).all()
+    assert middle.representation.shape == (4,) and middle.representation.max() < 0.1
+
+
 def test_errors_by_step_and_block_are_the_hand_computed_ones(one_thread):
     """A model that is exact but for a factor 1.1 per step errs by 1.1^k - 1 after k of them where the map is linear: a
     field so weak that it only diffuses."""
@@ -245,7 +257,8 @@ def test_memory_fields_of_a_steady_problem_are_samples():
 
 TINY = [
     "data.train=6", "data.val=2", "data.test=4", "data.test_fine=2", "data.batch_size=4", "trainer.max_epochs=1",
-    "trainer.accelerator=cpu", "evaluation.resamples=100", "evaluation.suite=quick", "compile=false", "workers=1",
+    "trainer.accelerator=cpu", "evaluation.resamples=100", "evaluation.suite=quick",
+    "evaluation.timing=0", "compile=false", "workers=1",
     "model.width=4", "model.projection_width=8",
 ]  # fmt: skip
 
@@ -269,7 +282,7 @@ def test_a_run_from_data_to_bundle(pde, settings, tmp_path, capsys):
     own = [m for m in report["metrics"] if m["resolution"] == report["training_resolution"]]
     assert all(m["horizon"] == horizon for m in own if m["name"] == "rel_l2")
     assert {m["horizon"] for m in own if m["name"] == "rel_l2_step"} == ({1} if horizon == 1 else {1, 2, 3})
-    assert {m["model"] for m in own} == {"surrogate", "mean", "persistence"}
+    assert {m["model"] for m in own} == {"surrogate", "mean", "persistence", "solver"}
     assert report["label_error"]["value"] > 0
     assert "Rollout" in (run / "evaluation" / "report.html").read_text() or horizon == 1
     surrogate = opkit.load(run)

@@ -12,6 +12,7 @@ from opkit.callbacks import EpochTable
 from opkit.errors import ConfigError, SolverError
 from opkit.evaluation import speed as speed_module
 from opkit.evaluation.protocol import as_channels
+from opkit.evaluation.solving import solve_for
 from opkit.evaluation.speed import (
     BEYOND,
     COARSE,
@@ -27,7 +28,6 @@ from opkit.evaluation.speed import (
     _compare,
     _names,
     _seconds_of_data,
-    _solve_for,
     break_even,
     measure_speed,
     pareto,
@@ -233,7 +233,7 @@ def test_darcy_on_coarser_grids_has_the_error_of_its_scheme():
     truth = (torch.sin(math.pi * x) * torch.sin(math.pi * y) / (2 * math.pi**2))[None, None]
     errors = {}
     for setting in pde.cheaper():
-        u = _solve_for(setting, pde, torch.ones_like(truth), CPU)
+        u = solve_for(setting, pde, torch.ones_like(truth), CPU)
         errors[setting.resolution, setting.solver] = float(rel_l2(u, truth, pde.grid))
     for n in (9, 17, 33):
         z = math.pi / (n - 1) / 2
@@ -249,7 +249,7 @@ def test_burgers_comes_close_to_the_exact_solution_as_grid_and_step_shrink():
     )
     truth = pde.on(256).grid.resample(truth[:, 1], pde.grid, "strided")
     found = {
-        (s.resolution, s.scheme, round(s.dt / pde.dt)): float(rel_l2(_solve_for(s, pde, a, CPU), truth).mean())
+        (s.resolution, s.scheme, round(s.dt / pde.dt)): float(rel_l2(solve_for(s, pde, a, CPU), truth).mean())
         for s in pde.cheaper()
     }
     exact = [found[n, "cole-hopf", 1] for n in (8, 16, 32, 64)]
@@ -267,7 +267,7 @@ def test_waves_that_a_coarse_grid_cannot_hold_do_not_come_back_as_others():
     a = 1e-6 * (torch.sin(x) + torch.sin(6 * x))[None, None]
     truth = 1e-6 * math.exp(-0.5) * torch.sin(x)[None, None]
     for setting in pde.cheaper():
-        assert float(rel_l2(_solve_for(setting, pde, a, CPU), truth)) < 1e-5
+        assert float(rel_l2(solve_for(setting, pde, a, CPU), truth)) < 1e-5
 
 
 def test_flow_comes_close_to_a_fine_solution_as_the_grid_is_refined():
@@ -276,7 +276,7 @@ def test_flow_comes_close_to_a_fine_solution_as_the_grid_is_refined():
     fine = dataclasses.replace(pde, resolution=96, dt=5e-3)
     truth = fine.grid.resample(fine.solve(pde.grid.resample(a, fine.grid, "spectral")), pde.grid, "strided")
     found = {
-        (s.resolution, s.cfl): float(rel_l2(_solve_for(s, pde, a, CPU), truth[:, 1:].flatten(1, 2)).mean())
+        (s.resolution, s.cfl): float(rel_l2(solve_for(s, pde, a, CPU), truth[:, 1:].flatten(1, 2)).mean())
         for s in pde.cheaper()
     }
     assert found[8, 2.4] > 10 * found[16, 2.4] > 100 * found[32, 2.4]
@@ -305,7 +305,7 @@ def test_a_solver_setting_as_surrogate_is_as_fast_as_itself(clock, factor):
 
     def solve(a):
         before = clock.now
-        u = _solve_for(setting, DARCY, a, CPU)
+        u = solve_for(setting, DARCY, a, CPU)
         clock.now = before + factor * (clock.now - before)
         return u
 
@@ -323,7 +323,7 @@ def test_a_solver_setting_as_surrogate_is_as_fast_as_itself(clock, factor):
 def test_between_two_settings_the_speed_is_interpolated_and_pays_off_when_it_does(clock):
     inputs, truth = fields(DARCY)
     ends = [p for p in DARCY.cheaper() if p.solver == "auto" and p.tolerance == 1e-3 and p.resolution in (9, 17)]
-    errors = [float(rel_l2(_solve_for(p, DARCY, inputs, CPU), truth, DARCY.grid).mean()) for p in ends]
+    errors = [float(rel_l2(solve_for(p, DARCY, inputs, CPU), truth, DARCY.grid).mean()) for p in ends]
     middle = math.sqrt(errors[0] * errors[1])
     surrogate = surrogate_of(Ready(lambda a: (1 + middle) * truth[: len(a)], clock, 10.0), DARCY)
     speed = measure_speed(surrogate, DARCY, inputs[:1], truth[:1], None, budget=1e9, training=77.0, clock=clock)

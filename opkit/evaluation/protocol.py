@@ -4,6 +4,7 @@ On every grid the surrogate is compared with
 
     interpolation    its own prediction on the training grid, interpolated to the finer grid: what a user gets for free
     oracle           the true solution on the training grid, interpolated: a perfect model plus interpolation
+    solver           the equation's own solver on the training grid, interpolated
     mean             the mean of the training targets
 
     persistence      the last state given, at all later times (evolution equations)
@@ -30,8 +31,9 @@ import torch
 from torch import Tensor
 
 from opkit import metrics
-from opkit.errors import ConfigError
+from opkit.errors import ConfigError, SolverError
 from opkit.evaluation.rollout import FAR, Rollout, measure_rollout
+from opkit.evaluation.solving import on_own_grid, posed, solve_for, start_of
 from opkit.generate import ensure
 from opkit.grid import Grid, Method
 from opkit.metrics import Bounds
@@ -44,6 +46,8 @@ from opkit.surrogate import Surrogate
 POINTS_PER_BATCH = 2**18
 """Grid points predicted at once: bounds memory on fine grids."""
 
+FEW = 8
+"""Samples for what is not averaged over the whole test set."""
 ERRORS = ("rel_l2", "rel_h1", "nrmse", "vrmse", "rel_linf", "max_error", "rmse_low", "rmse_mid", "rmse_high")
 """Metrics of a field that are reported, see `opkit.metrics`."""
 
@@ -61,6 +65,11 @@ class Grids:
     """Correlation with the truth frame by frame, `(n, t)`, by model; likewise."""
     spectra: dict[str, Tensor] = field(default_factory=dict)
     """Mean energy per wavenumber shell of the truth and of each error."""
+    filtered: Tensor | None = None
+    """Relative L2 error of the surrogate on some samples whose finest data were brought to this grid by cutting off
+    waves, not by keeping values at its points: no aliases, `(m,)`. Periodic grids that are not the finest."""
+    representation: Tensor | None = None
+    """`representation_error` of these samples. Periodic grids."""
 
 
 @dataclass
@@ -161,6 +170,7 @@ def measure(surrogate: Surrogate, pde: PDE, data: Data, evaluation: Evaluation, 
     finest = pde.on(max(resolutions))
 
     steps = None if pde.times is None else len(pde.times) - history
+    solved = _coarse_solver(pde, inputs[:n], steps, history)
     with progress("evaluate", len(inputs) + n * len(resolutions), "samples") as advance:
         predictions = []
         for rows in _batches(len(inputs), pde.grid, steps):
@@ -177,6 +187,8 @@ def measure(surrogate: Surrogate, pde: PDE, data: Data, evaluation: Evaluation, 
                 if name != "mean":
                     coarse.correlations[name] = _correlations(values, truth, pde.grid, steps)
         coarse.errors = {name: _errors(values, truth, pde.grid) for name, values in candidates.items()}
+        if solved is not None:
+            coarse.errors["solver"] = _errors(solved, truth[:n], pde.grid)
         resolved, _, wall = _split(prediction[:n] - truth[:n], truth[:n], pde.grid, pde.grid)
         coarse.scales = {"resolved": resolved, "wall": wall}
         fine = []
@@ -187,9 +199,20 @@ def measure(surrogate: Surrogate, pde: PDE, data: Data, evaluation: Evaluation, 
             parts = []
             for rows in _batches(n, grid, steps):
                 a, u = (source.grid.resample(v[rows], grid, "strided") for v in fine_data[source])
-                parts.append(_fine(surrogate, a, u, prediction[:n][rows], truth[:n][rows], mean, pde.grid, grid, steps))
+                known = {"interpolation": prediction[:n][rows], "oracle": truth[:n][rows]}
+                if solved is not None:
+                    known["solver"] = solved[rows]
+                parts.append(_fine(surrogate, a, u, known, mean, pde.grid, grid, steps))
                 advance(len(a))
-            fine.append(_join(r, parts))
+            joined = _join(r, parts)
+            if grid.location == "periodic":
+                few = slice(0, FEW)
+                joined.representation = representation_error(surrogate, inputs[:n][few], pde.grid, grid)
+                if source.grid != grid:
+                    a, u = (source.grid.resample(v[few].double(), grid, "spectral") for v in fine_data[source])
+                    filtered = _predict(surrogate, a.to(inputs.dtype), steps)
+                    joined.filtered = metrics.rel_l2(filtered, u.to(filtered), grid)
+            fine.append(joined)
 
     errors = torch.nan_to_num(coarse.errors["surrogate"]["rel_l2"], nan=torch.inf)
     order = torch.argsort(errors).tolist()
@@ -215,6 +238,34 @@ def as_channels(pde: PDE, fields: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor
 
 def _predict(surrogate: Surrogate, inputs: Tensor, steps: int | None) -> Tensor:
     return surrogate(inputs) if steps is None else surrogate.rollout(inputs, steps).flatten(1, 2)
+
+
+def _coarse_solver(pde: PDE, inputs: Tensor, steps: int | None, history: int) -> Tensor | None:
+    """Solutions of the equation's own solver on the training grid; None where it refuses."""
+    problem = posed(on_own_grid(pde), steps, history)
+    try:
+        with progress("solve", len(inputs), "samples") as advance:
+            parts = []
+            for rows in _batches(len(inputs), pde.grid, steps):
+                parts.append(solve_for(problem, pde, start_of(pde, inputs[rows], history), inputs.device))
+                advance(len(parts[-1]))
+        return torch.cat(parts)
+    except SolverError:
+        return None
+
+
+def representation_error(surrogate: Surrogate, inputs: Tensor, grid: Grid, fine: Grid) -> Tensor:
+    """How far one call on a finer grid is from the same on the training grid, `(n,)`, for the same function as input.
+
+    The input, cut to the waves the training grid holds without doubt, is the same function on both; of the output on
+    the finer grid the same waves are kept. An operator that is one function of functions has zero, whatever it learned:
+    Bartolucci et al., "Representation Equivalent Neural Operators" (arXiv 2305.19913). Periodic grids.
+    """
+    odd = Grid(tuple(n - 1 + n % 2 for n in grid.shape), "periodic", grid.length)
+    band = grid.resample(inputs.double(), odd, "spectral")  # an odd grid has no wave of doubtful phase
+    coarse, finer = (surrogate(odd.resample(band, g, "spectral").to(inputs.dtype)) for g in (grid, fine))
+    own, other = (g.resample(v.double(), odd, "spectral") for v, g in ((coarse, grid), (finer, fine)))
+    return metrics.ratio(metrics.norm(other - own), metrics.norm(own))
 
 
 def _step_errors(prediction: Tensor, truth: Tensor, grid: Grid, steps: int) -> Tensor:
@@ -263,15 +314,14 @@ def _errors(prediction: Tensor, truth: Tensor, grid: Grid) -> dict[str, Tensor]:
 
 
 def _fine(
-    surrogate: Surrogate, inputs: Tensor, truth: Tensor, coarse_prediction: Tensor, coarse_truth: Tensor, mean: Tensor,
-    coarse: Grid, grid: Grid, steps: int | None,
+    surrogate: Surrogate, inputs: Tensor, truth: Tensor, known: dict[str, Tensor], mean: Tensor, coarse: Grid,
+    grid: Grid, steps: int | None,
 ) -> Grids:  # fmt: skip
-    """Figures of one batch on one finer grid."""
+    """Figures of one batch on one finer grid, given what is known on the training grid, by model."""
     method: Method = "spectral" if grid.location == "periodic" else "cubic"
     candidates = {
         "surrogate": _predict(surrogate, inputs, steps),
-        "interpolation": coarse.resample(coarse_prediction.double(), grid, method),
-        "oracle": coarse.resample(coarse_truth.double(), grid, method),
+        **{name: coarse.resample(values.double(), grid, method) for name, values in known.items()},
         "mean": coarse.resample(mean.double(), grid, method).expand_as(truth),
     }
     out = Grids(grid.shape[0], {name: _errors(v, truth, grid) for name, v in candidates.items()})
@@ -285,7 +335,7 @@ def _fine(
         out.scales |= {f"{name} {part}": v for part, v in zip(("resolved", "unresolved", "wall"), parts, strict=True)}
     out.scales["truth unresolved"] = unresolved_truth
     for name, values in {"truth": truth, **errors}.items():
-        if name != "mean":
+        if name not in ("mean", "solver"):
             energy = metrics.shell_spectrum(metrics.mode_energy(values, grid), grid)
             out.spectra[name] = energy.mean(0, keepdim=True).expand(len(truth), -1)
     return out

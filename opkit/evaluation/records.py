@@ -113,7 +113,8 @@ def error_records(make: Records, measured: Measured, horizon: int | None) -> lis
     for grids in measured.fine:
         found += [
             make.metric(name, grids.errors[model][name], model, grids.resolution, horizon)
-            for model in ("surrogate", "interpolation", "mean")
+            for model in ("surrogate", "interpolation", "solver", "mean")
+            if model in grids.errors
             for name in ERRORS
         ]
     return found
@@ -143,6 +144,11 @@ def resolution_rows(
                 )[0]
                 for model, values in grids.correlations.items()
             }
+        for name, values in (("filtered", grids.filtered), ("representation", grids.representation)):
+            row[name] = None if values is None else asdict(make.estimate(values))
+        row["solver"] = None
+        if "solver" in grids.errors:
+            row["solver"] = make.metric("rel_l2", grids.errors["solver"]["rel_l2"], "solver", grids.resolution, horizon)
         row["text"] = verdicts.resolution_text(row, measured.coarse.resolution, ndim, mode, useless)
         rows.append(row)
     return rows, at_training

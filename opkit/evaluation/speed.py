@@ -16,7 +16,6 @@ splines.
 """
 
 import csv
-import dataclasses
 import json
 import math
 import time
@@ -32,10 +31,9 @@ from torch import Tensor
 from opkit import metrics
 from opkit.errors import ConfigError, SolverError
 from opkit.evaluation import figures, verdicts
+from opkit.evaluation.solving import posed, solve_for, start_of
 from opkit.fields import first_index
-from opkit.grid import Method
 from opkit.pdes import PDE
-from opkit.stepping import with_constants
 from opkit.surrogate import Surrogate
 
 SAMPLES = 8
@@ -394,14 +392,14 @@ def _sweep(
     fine: Callable[[PDE], Tensor] | None, watch: Watch, end: float,
 ) -> tuple[list[Point], dict[str, str], dict[str, str]]:  # fmt: skip
     """Settings measured, failed, and left out."""
-    start = _start(pde, inputs, history)
+    start = start_of(pde, inputs, history)
     found: list[Point] = []
     failed: dict[str, str] = {}
     skipped: dict[str, str] = {}
     fastest: dict[int, float] = {}
     settings = pde.cheaper()
     for i, (setting, (name, parameters)) in enumerate(zip(settings, _names(settings), strict=True)):
-        problem, given = _posed(setting, horizon, history), start
+        problem, given = posed(setting, horizon, history), start
         points = problem.grid.weights.numel()
         finer = points > pde.grid.weights.numel()
         draw = fine if history == 1 else None
@@ -416,7 +414,7 @@ def _sweep(
             given = draw(setting)[: len(start)].to(start)
 
         def work(values: Tensor, problem: PDE = problem) -> Tensor:
-            return _solve_for(problem, pde, values, watch.device)
+            return solve_for(problem, pde, values, watch.device)
 
         try:
             measured = watch.measure(work, given, left / (len(settings) - i), left)
@@ -440,46 +438,6 @@ def _forecast(fastest: dict[int, float], points: int) -> float:
     """Seconds a solve on so many points may take, from those on the largest number of points known; 0 if none is."""
     known = max((p for p in fastest if p <= points), default=None)
     return 0.0 if known is None else fastest[known] * points / known
-
-
-def _start(pde: PDE, inputs: Tensor, history: int) -> Tensor:
-    """What a solver starts from: of several frames given the last, and constant channels."""
-    if history == 1:
-        return inputs
-    states = len(pde.outputs)
-    return torch.cat([inputs[:, (history - 1) * states : history * states], inputs[:, history * states :]], 1)
-
-
-def _posed(setting: PDE, horizon: int | None, history: int) -> PDE:
-    """The setting with the frames that are compared, counted from the last frame given."""
-    if horizon is None or setting.times is None:
-        return setting
-    frames = setting.times[history - 1 : history + horizon]
-    return dataclasses.replace(setting, times=(frames - frames[0]).tolist())  # type: ignore[type-var]
-
-
-def _solve_for(problem: PDE, pde: PDE, values: Tensor, device: torch.device) -> Tensor:
-    """A setting's solution on the surrogate's grid, frames as channels."""
-    own, target = problem.grid, pde.grid
-    given = values.to(device, torch.float64)
-    if given.shape[2:] != own.shape:
-        # Truncating a periodic field leaves no aliases; its values at fewer points would. A coefficient must keep its
-        # values, which no spline promises.
-        method: Method = "spectral" if own.location == "periodic" else "strided"
-        fields = given.shape[1] - len(pde.varying)
-        constants = given[:, fields:].flatten(2)[..., 0]
-        given = with_constants(target.resample(given[:, :fields], own, method), constants)
-    solution = problem.solve(given)
-    if problem.times is not None:
-        solution = solution[:, 1:].flatten(1, 2)
-    if own != target:
-        finer = own.shape > target.shape
-        if finer and target.stride_in(own):
-            method = pde.restriction
-        else:
-            method = "spectral" if own.location == "periodic" else "cubic"
-        solution = own.resample(solution, target, method)
-    return solution.to(values.device, values.dtype)
 
 
 def _names(settings: list[PDE]) -> list[tuple[str, dict[str, Any]]]:
