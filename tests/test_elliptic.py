@@ -414,3 +414,32 @@ def test_unknown_names_are_refused_where_no_checker_of_types_is_at_work():
     object.__setattr__(pde, "solver", "lu")
     with pytest.raises(ValueError, match="solver is one of auto, sine, multigrid, direct, got 'lu'"):
         pde.__post_init__()
+
+
+@pytest.mark.parametrize("location", ["node", "cell"])
+def test_a_solution_lets_out_what_its_source_gives(location):
+    """On its own grid to the solver's tolerance; an error of a quarter of u is one of a quarter of the outflow."""
+    pde = Darcy(resolution=33, label_resolution=33, modes=8, location=location)
+    a = pde.sample(3)
+    u = pde.solve(a)
+    found = pde.checks(a, u)
+    assert found["imbalance"].max() < 1e-8 and found["residual"].max() < 1e-8 and found["below zero"].max() == 0
+    wrong = pde.checks(a, 1.25 * u)
+    torch.testing.assert_close(wrong["imbalance"], torch.full((3,), 0.25, dtype=torch.float64), rtol=1e-7, atol=0)
+    lower = u - 0.1 * u.amax((1, 2, 3), keepdim=True)  # 0.1 below zero at the walls, its largest value 0.9
+    below = pde.checks(a, lower)["below zero"]
+    assert (below > 0.07).all() and (below < 0.12).all()
+    assert "below zero" not in Darcy(resolution=9, label_resolution=9, modes=4, boundary_values="linear").checks(
+        *(torch.ones(1, 1, 9, 9),) * 2
+    )
+
+
+def test_a_kept_fine_solution_balances_to_second_order():
+    """u = sin(pi x) sin(pi y) with a = 1 and f = 2 pi^2 u: the five-point imbalance falls by four per refinement."""
+    found = []
+    for n in (17, 33, 65):
+        pde = Darcy(resolution=n, label_resolution=n, modes=4, source="sine", forcing=2 * math.pi**2)
+        x, y = pde.grid.coordinates
+        u = (torch.sin(math.pi * x) * torch.sin(math.pi * y))[None, None]
+        found.append(pde.checks(torch.ones_like(u), u)["imbalance"].item())
+    assert found[0] / found[1] == pytest.approx(4, rel=0.1) and found[1] / found[2] == pytest.approx(4, rel=0.1)

@@ -98,6 +98,8 @@ class Measured:
     """Of the test samples on the training grid, as the surrogate takes them."""
     truth: Tensor
     """Their targets, frames laid out as channels."""
+    checks: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    """What is known of every solution: by model, surrogate and truth, and by name, `(n,)`; of a steady equation."""
     rollout: Rollout | None = None
     """Far beyond the training trajectories; None where the equation is steady."""
 
@@ -223,11 +225,13 @@ def measure(surrogate: Surrogate, pde: PDE, data: Data, evaluation: Evaluation, 
         Sample(role, i, float(errors[i]), inputs[i][shown], truth[i][final], prediction[i][final])
         for role, i in chosen.items()
     ]
-    rollout = None
-    if steps is not None:
+    rollout, checks = None, {}
+    if steps is None:
+        checks = {name: pde.checks(inputs, values) for name, values in (("surrogate", prediction), ("truth", truth))}
+    else:
         rollout = measure_rollout(surrogate, pde, data, evaluation, training.climate, training.bounds, workers)
         keys["rollout"] = rollout.key
-    return Measured(coarse, fine, samples, keys, test_set.label_error(data.test), inputs, truth, rollout)
+    return Measured(coarse, fine, samples, keys, test_set.label_error(data.test), inputs, truth, checks, rollout)
 
 
 def as_channels(pde: PDE, fields: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

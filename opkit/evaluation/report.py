@@ -217,6 +217,10 @@ def _report(
         "super_resolution": rows,
         "resolved_at_training": asdict(resolved),
         "rollout": rollout,
+        "checks": {
+            name: {model: asdict(make.estimate(found[name])) for model, found in measured.checks.items()}
+            for name in measured.checks.get("truth", {})
+        },
         **more,
         "samples": [
             {"role": s.role, "index": s.index, "rel_l2": s.error if math.isfinite(s.error) else None}

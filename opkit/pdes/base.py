@@ -196,6 +196,15 @@ class PDE(ABC):
         square = (states.square() * weights).sum(axes) / weights.sum()
         return {"mean": mean.sum(1), "mean square": square.sum(1)}
 
+    def checks(self, inputs: Tensor, outputs: Tensor) -> dict[str, Tensor]:
+        """What is known of every solution without knowing it, as numbers that are zero for one, `(n,)` each, by name.
+
+        Args:
+            inputs: `(n, c, *x)` of a steady equation.
+            outputs: `(n, c_out, *x)` on the same grid.
+        """
+        return {}
+
     def residual(self, inputs: Tensor, outputs: Tensor) -> Tensor:
         """How far fields are from solving the equation, `(n,)`: a relative norm, differentiable, that needs no labels.
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from opkit.fields import GRF, same_size, seed_key
 from opkit.grid import Boundary, Grid
 from opkit.pdes.base import PDE, Shift
-from opkit.pdes.elliptic import FaceMean, Solver, WallLocation, residual_square, solve_dirichlet
+from opkit.pdes.elliptic import FaceMean, Solver, WallLocation, imbalance, residual_square, solve_dirichlet
 
 WAVES = 6
 """Pairs of factors of the multiscale coefficient."""
@@ -273,6 +273,23 @@ class Darcy(PDE):
         a, f, boundary = problem._system(inputs)
         above, below = residual_square(a, outputs[:, 0], f, boundary, self.location, self.face_mean)
         return (above.clamp_min(torch.finfo(above.dtype).tiny) / below).sqrt()
+
+    def checks(self, inputs: Tensor, outputs: Tensor) -> dict[str, Tensor]:
+        """The residual; the imbalance of source and outflow; and, where the source is not negative and the walls are at
+        zero, how far below zero u is, over its largest value: the maximum principle forbids it. See `PDE.checks`.
+
+        A solution on a finer grid, kept at these points, has a residual and an imbalance of its own.
+        """
+        problem = dataclasses.replace(self, resolution=inputs.shape[-1])
+        a, f, boundary = problem._system(inputs.double())
+        u = outputs[:, 0].double()
+        found = {
+            "residual": self.residual(inputs.double(), outputs.double()),
+            "imbalance": imbalance(a, u, f, boundary, self.location, self.face_mean),
+        }
+        if self.boundary_values == "zero" and bool((f >= 0).all()):
+            found["below zero"] = (-u.flatten(1).amin(1)).clamp_min(0) / u.flatten(1).abs().amax(1)
+        return found
 
     def _system(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Coefficient, source, and boundary values that are not zero, at all points."""

@@ -20,7 +20,7 @@ or `direct`, sparse LU factors.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -178,15 +178,9 @@ def residual_square(
 
     Arguments are those of `solve_dirichlet`, and u at all points; differentiable, in the precision given.
     """
-    operator, walls = discretise(a, location, face_mean)
+    operator, walls, b, given = _equations(a, f, boundary, location, face_mean)
     inner = slice(1, -1) if location == "node" else slice(None)
-    b = f[:, inner, inner] / operator.points_across(location) ** 2
     edges = torch.zeros(len(a), dtype=u.dtype, device=u.device)
-    given = torch.zeros_like(a) if boundary is None else boundary
-    for edge, coupling, trace in zip(_EDGES, walls, _traces(given, location), strict=True):
-        row = torch.zeros_like(b)
-        row[edge] = coupling * trace
-        b = b + row
     if location == "node":
         for edge, coupling, trace in zip(_EDGES, walls, _traces(given, location), strict=True):
             own = u[:, :, 1:-1][edge] if len(edge) == 2 else u[:, 1:-1][edge]
@@ -195,6 +189,37 @@ def residual_square(
     r = b - operator.of(u[:, inner, inner])
     squares = [(inverse.inverse.to(v) * inverse.forward(v, 2).square()).sum((1, 2)) for v in (r, b)]
     return squares[0] + edges, squares[1]
+
+
+def imbalance(
+    a: Float[Tensor, "n x y"],
+    u: Float[Tensor, "n x y"],
+    f: Float[Tensor, "n x y"],
+    boundary: Float[Tensor, "n x y"] | None = None,
+    location: WallLocation = "node",
+    face_mean: FaceMean = "harmonic",
+) -> Float[Tensor, " n"]:
+    """|what the source gives - what leaves through the walls| over what the source gives and takes, of any u: zero for
+    solutions of the five-point equations on this grid. Arguments are those of `residual_square`."""
+    operator, _, b, _ = _equations(a, f, boundary, location, face_mean)
+    inner = slice(1, -1) if location == "node" else slice(None)
+    given = f[:, inner, inner].abs().sum((1, 2)) / operator.points_across(location) ** 2
+    return (b - operator.of(u[:, inner, inner])).sum((1, 2)).abs() / given
+
+
+def _equations(
+    a: Tensor, f: Tensor, boundary: Tensor | None, location: WallLocation, face_mean: FaceMean
+) -> tuple[Any, Any, Tensor, Tensor]:
+    """A, its couplings to the walls, b, and the boundary values at all points."""
+    operator, walls = discretise(a, location, face_mean)
+    inner = slice(1, -1) if location == "node" else slice(None)
+    b = f[:, inner, inner] / operator.points_across(location) ** 2
+    given = torch.zeros_like(a) if boundary is None else boundary
+    for edge, coupling, trace in zip(_EDGES, walls, _traces(given, location), strict=True):
+        row = torch.zeros_like(b)
+        row[edge] = coupling * trace
+        b = b + row
+    return operator, walls, b, given
 
 
 _ALL = slice(None)
