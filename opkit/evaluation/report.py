@@ -343,10 +343,18 @@ def _animations(measured: Measured, surrogate: Surrogate) -> list[dict[str, Any]
         return []
     found = []
     for row, (sample, role) in enumerate(zip(rollout.shown_samples, ("median", "worst"), strict=False)):
-        png, width, height = rollout_figures.animation(rollout, surrogate.spec.grid, row)
+        png, width, height, most = rollout_figures.animation(rollout, surrogate.spec.grid, row)
         steps = json.dumps(rollout.shown_steps)
         found.append(
-            {"sample": sample, "role": role, "src": _data_url(png), "width": width, "height": height, "steps": steps}
+            {
+                "sample": sample,
+                "role": role,
+                "src": _data_url(png),
+                "width": width,
+                "height": height,
+                "steps": steps,
+                "most": most,
+            }
         )
     return found
 

@@ -149,17 +149,19 @@ def drift(section: dict[str, Any]) -> Picture:
     return render(draw, 3.8 * len(names), 3.2)
 
 
-def animation(rollout: Rollout, grid: Grid, row: int) -> tuple[bytes, int, int]:
+def animation(rollout: Rollout, grid: Grid, row: int) -> tuple[bytes, int, int, float]:
     """All shown frames of one trajectory in one PNG, below each other: truth, prediction and error side by side.
 
     Returns:
-        The PNG, and width and height of one frame in pixels.
+        The PNG, width and height of one frame in pixels, and the error at which colours or axes end.
     """
     truth, own = (rollout.shown[m][row].numpy() for m in ("truth", "surrogate"))
     from PIL import Image
 
     lines = grid.ndim == 1
-    frames = _line_frames(truth, own, grid) if lines else _image_frames(truth, own)
+    error = np.abs(own - truth)
+    most = min(float(error[np.isfinite(error)].max(initial=0.0)), float(np.ptp(truth))) or 1.0
+    frames = _line_frames(truth, own, grid, most) if lines else _image_frames(truth, own, most)
     image = Image.fromarray(np.concatenate(frames))
     if lines:
         image = image.quantize(64)
@@ -167,7 +169,7 @@ def animation(rollout: Rollout, grid: Grid, row: int) -> tuple[bytes, int, int]:
         image.putpalette(_palette().tobytes())
     buffer = io.BytesIO()
     image.save(buffer, "png", optimize=True)
-    return buffer.getvalue(), frames[0].shape[1], frames[0].shape[0]
+    return buffer.getvalue(), frames[0].shape[1], frames[0].shape[0], most
 
 
 def _palette() -> np.ndarray:
@@ -178,7 +180,7 @@ def _palette() -> np.ndarray:
     return np.rint(255 * np.concatenate([fields, errors, [[1, 1, 1]]])).astype(np.uint8)
 
 
-def _image_frames(truth: np.ndarray, own: np.ndarray) -> list[np.ndarray]:
+def _image_frames(truth: np.ndarray, own: np.ndarray, most: float) -> list[np.ndarray]:
     """Frames as indices into the palette; what is not finite is white."""
     thin = -(-max(truth.shape[1:]) // WIDEST)
     truth, own = truth[:, ::thin, ::thin], own[:, ::thin, ::thin]
@@ -186,8 +188,8 @@ def _image_frames(truth: np.ndarray, own: np.ndarray) -> list[np.ndarray]:
     span = (high - low) or 1.0
     gap = np.full((truth.shape[2], 2), 255, np.uint8)
 
-    def coloured(field: np.ndarray, least: float, most: float, first: int, count: int) -> np.ndarray:
-        share = np.clip((field - least) / (most - least), 0, 1)
+    def coloured(field: np.ndarray, least: float, top: float, first: int, count: int) -> np.ndarray:
+        share = np.clip((field - least) / (top - least), 0, 1)
         index = np.where(np.isfinite(share), first + np.rint((count - 1) * np.nan_to_num(share)), 255)
         return index.astype(np.uint8).T[::-1]  # x to the right, y upwards
 
@@ -198,7 +200,7 @@ def _image_frames(truth: np.ndarray, own: np.ndarray) -> list[np.ndarray]:
                 gap,
                 coloured(p, low, low + span, 0, 128),
                 gap,
-                coloured(p - u, -span, span, 128, 127),
+                coloured(p - u, -most, most, 128, 127),
             ],
             1,
         )
@@ -206,7 +208,7 @@ def _image_frames(truth: np.ndarray, own: np.ndarray) -> list[np.ndarray]:
     ]
 
 
-def _line_frames(truth: np.ndarray, own: np.ndarray, grid: Grid) -> list[np.ndarray]:
+def _line_frames(truth: np.ndarray, own: np.ndarray, grid: Grid, most: float) -> list[np.ndarray]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -219,7 +221,7 @@ def _line_frames(truth: np.ndarray, own: np.ndarray, grid: Grid) -> list[np.ndar
     (dashed,) = left.plot(x, own[0], color=INK["surrogate"], lw=1.6, ls="--", label="prediction")
     (error,) = right.plot(x, own[0] - truth[0], color=INK["interpolation"], lw=1.2)
     left.set_ylim(-span, span)
-    right.set_ylim(-span, span)
+    right.set_ylim(-1.05 * most, 1.05 * most)
     left.legend(frameon=False, fontsize=8, loc="upper right")
     right.set_title("error", fontsize=9)
     left.set_title("field", fontsize=9)
