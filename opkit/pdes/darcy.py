@@ -288,7 +288,7 @@ class Darcy(PDE):
             "imbalance": imbalance(a, u, f, boundary, self.location, self.face_mean),
         }
         if self.boundary_values == "zero" and bool((f >= 0).all()):
-            found["below zero"] = (-u.flatten(1).amin(1)).clamp_min(0) / u.flatten(1).abs().amax(1)
+            found["below zero"] = u.flatten(1).amin(1).clamp_max(0).abs() / u.flatten(1).abs().amax(1)
         return found
 
     def _system(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
