@@ -20,7 +20,7 @@ SMALL = [
     "--model", "fno", "--pde", "darcy", "pde.resolution=13", "pde.label_resolution=25", "pde.modes=12",
     "model.width=6", "model.n_modes=[6,6]", "model.projection_width=8", "data.train=24", "data.val=6", "data.test=10",
     "data.test_fine=6", "data.batch_size=4", "trainer.max_epochs=2", "trainer.accelerator=cpu",
-    "evaluation.resamples=200", "evaluation.timing=0", "compile=false", "workers=1",
+    "evaluation.resamples=200", "evaluation.timing=0", "evaluation.suite=quick", "compile=false", "workers=1",
 ]  # fmt: skip
 """A whole run, data and report included, in a second or two."""
 

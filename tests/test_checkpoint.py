@@ -99,7 +99,7 @@ def test_the_bundle_is_one_to_evaluate(theirs, monkeypatch, tmp_path):
     torch.save(theirs.state_dict(), "weights.pt")
     assert main(["convert", "weights.pt", *SETTINGS, "pde.modes=12", "output=bundle"]) == 0
     settings = ["data.train=4", "data.test=4", "data.test_fine=2", "workers=1", "evaluation.resolutions=[48]"]
-    assert main(["evaluate", "bundle", *settings, "evaluation.resamples=100"]) == 0
+    assert main(["evaluate", "bundle", *settings, "evaluation.resamples=100", "--suite", "quick"]) == 0
     assert json.loads((tmp_path / "bundle" / "evaluation" / "report.json").read_text())["model"] == "fno"
 
 

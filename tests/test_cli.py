@@ -22,7 +22,8 @@ from opkit.settings import Data, Evaluation, Optim
 TINY_PDE = ["pde.resolution=9", "pde.label_resolution=9", "pde.modes=8"]
 TINY_DATA = ["data.train=2", "data.val=2", "data.test=2", "data.test_fine=2", "data.batch_size=2"]
 TINY_RUN = [
-    *TINY_PDE, *TINY_DATA, "evaluation.resolutions=[17]", "evaluation.resamples=100", "model.width=4",
+    *TINY_PDE, *TINY_DATA, "evaluation.resolutions=[17]", "evaluation.resamples=100", "evaluation.timing=0",
+    "model.width=4",
     "model.n_modes=[4,4]", "model.projection_width=4", "trainer.max_epochs=1", "trainer.accelerator=cpu",
     "compile=false", "workers=1",
 ]  # fmt: skip

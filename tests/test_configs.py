@@ -9,6 +9,8 @@ from opkit.cli import main
 TINY = [
     "data.train=4", "data.val=2", "data.test=3", "data.test_fine=2",
     "data.batch_size=2", "trainer.max_epochs=1", "trainer.accelerator=cpu", "evaluation.resamples=100",
+    "evaluation.timing=0",
+    "evaluation.suite=quick",
     "compile=false", "workers=1",
 ]  # fmt: skip
 

@@ -15,8 +15,12 @@ from opkit.evaluation.rollout import (
     reference_problem,
 )
 from opkit.generate import ensure
+from opkit.normalize import Normalizer
 from opkit.pdes import Burgers, NavierStokes
-from opkit.settings import Data, Evaluation
+from opkit.registry import Architecture
+from opkit.settings import Data, Evaluation, Stepping
+from opkit.stepping import stepped
+from opkit.surrogate import PhysicalOperator, Surrogate
 
 PDE = Burgers(resolution=48, label_resolution=48, modes=12, times=(0, 0.1, 0.2, 0.3), viscosity=0.2, tail=1.0, dt=0.02)
 DATA = Data(train=6, val=2, test=6, test_fine=4)
@@ -129,6 +133,26 @@ def test_steps_beyond_the_truth_are_watched(one_thread):
     found = measured(Late(PDE), settings=dataclasses.replace(SETTINGS, horizon=5, steps=25))
     assert found.errors["surrogate"].shape == (6, 5) and found.ended.tolist() == [20] * 6
     assert not found.correlated().observed.any()
+
+
+@pytest.mark.parametrize(("history", "bundle"), [(1, 1), (2, 2), (3, 2), (1, 3)])
+def test_histories_bundles_and_parameters_per_sample_are_rolled_out_too(history, bundle, one_thread):
+    """The exact solver given several frames and asked for several, viscosities drawn per sample."""
+    pde = dataclasses.replace(PDE, viscosity=(0.2, 0.6), times=(0, 0.1, 0.2, 0.3, 0.4))
+    stepping = Stepping(history=history, bundle=bundle)
+
+    class Frames(Solver):
+        def forward(self, u):
+            several = dataclasses.replace(self.pde, times=[0.1 * i for i in range(bundle + 1)])
+            return several._solve(u[:, history - 1 :])[0][:, 1:, 0]
+
+    spec = stepped(pde.spec, stepping, pde.times)
+    plain = [Normalizer(torch.zeros(n), torch.ones(n)).double() for n in (len(spec.inputs), len(spec.outputs))]
+    physics = {"pde": pde.equation, "time_step": 0.1}
+    surrogate = Surrogate(PhysicalOperator(Frames(pde), *plain), Architecture("fno"), spec, physics, stepping=stepping)
+    found = measure_rollout(surrogate, pde, DATA, SETTINGS, ZERO, BOUNDS, workers=1)
+    assert found.errors["surrogate"].shape == (6, 10 * (5 - history))
+    assert found.errors["surrogate"].max() < 1e-4 and not found.diverged.observed.any()
 
 
 def test_windows_of_time_are_the_trajectory(monkeypatch, one_thread):

@@ -444,6 +444,14 @@ def test_two_lower_bounds_make_the_greater_one(monkeypatch):
     assert found.singular_value == pytest.approx(found.low_singular_value) and found.singular_value[0] > 0.9
 
 
+def test_what_does_not_fit_the_time_is_left_out_and_said(monkeypatch):
+    surrogate, truth = surrogate_of(Diffusion(Stepping()), WEAK, Stepping()), trajectories(WEAK)
+    found = measure_perturbation(surrogate, WEAK, truth, truth, quick=True, budget=0.0).true["surrogate"]
+    assert found.gain is None and found.singular_value is None
+    assert set(found.reasons) >= {"gain", "low_singular_value", "noise", "symmetry", "worst", "singular_value"}
+    assert "does not fit the time" in found.reasons["gain"]
+
+
 def test_waves_that_only_the_surrogate_amplifies_are_named():
     found = measured(Diffusion(Stepping(), extra=100.0), WEAK, Stepping()).record()
     text = perturbation_text(found)

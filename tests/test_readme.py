@@ -78,7 +78,8 @@ def test_the_recipes_work_as_written(tmp_path):
             (tmp_path / path).write_text(content)
     settings = [
         "pde.resolution=17", "data.train=16", "data.val=4", "data.test=6", "data.test_fine=4", "data.batch_size=4",
-        "trainer.max_epochs=2", "trainer.accelerator=cpu", "evaluation.resamples=100", "compile=false", "workers=1",
+        "trainer.max_epochs=2", "trainer.accelerator=cpu", "evaluation.resamples=100", "evaluation.timing=1",
+        "compile=false", "workers=1",
     ]  # fmt: skip
     environment = os.environ | {"PYTHONPATH": str(tmp_path), "OPKIT_DATA": str(tmp_path / "data")}
     code = "import sys; from opkit.cli import main; sys.exit(main(sys.argv[1:]))"

@@ -2,9 +2,11 @@
 those of its own rollout, beside the same figures of the equation's own solver.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import math
+import time
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
@@ -151,8 +153,9 @@ class Perturbation:
 
 
 def measure_perturbation(
-    surrogate: Surrogate, pde: PDE, truth: Tensor, own: Tensor, *, seed: int = 0, quick: bool = False
-) -> Perturbation:
+    surrogate: Surrogate, pde: PDE, truth: Tensor, own: Tensor, *, seed: int = 0, quick: bool = False,
+    budget: float = math.inf,
+) -> Perturbation:  # fmt: skip
     """All figures of this module, of a surrogate and of its equation's solver on the grid the labels were solved on.
 
     The state is the network's input: `stepping.history` frames, each channel in units of its root mean square over the
@@ -168,6 +171,7 @@ def measure_perturbation(
         seed: Of all that is drawn.
         quick: Few states, waves and random fields, and no eigenvalues: seconds on 64 x 64 points, where the full
             measurement takes minutes.
+        budget: Seconds, about; figures that do not fit are left out, and say so.
 
     Raises:
         ConfigError: The equation is steady.
@@ -197,7 +201,7 @@ def measure_perturbation(
 
     responses: dict[str, dict[str, Response]] = {"true": {}, "own": {}}
     counts, skipped = {"true": 0, "own": 0}, {}
-    settings = _Settings(effort, pde, shells, basis, advance, seed)
+    settings = _Settings(effort, pde, shells, basis, advance, seed, time.monotonic() + budget)
     for kind, values in (("true", truth), ("own", own)):
         states, constants, bad, windows = _states(values.double(), history, channels, effort.states, kind == "own")
         skipped[kind] = [bad, windows]
@@ -229,6 +233,8 @@ class _Settings:
     basis: Tensor
     advance: float
     seed: int
+    deadline: float = math.inf
+    """On time.monotonic's clock."""
 
 
 def _states(values: Tensor, history: int, channels: int, count: int, late: bool) -> tuple[Tensor, Tensor, int, int]:
@@ -326,7 +332,18 @@ def _response(
     def last(values: Tensor) -> Tensor:
         return path(values, steps)[:, -1]
 
-    def attempt(name: str, measure: Callable[[], None]) -> None:
+    each = 0.0
+    with contextlib.suppress(SolverError):  # told where it matters
+        step(states)  # what is set up on a first call is not timed
+        began = time.monotonic()
+        step(states)
+        each = (time.monotonic() - began) / len(states)
+
+    def attempt(name: str, steps_of_each: int, measure: Callable[[], None]) -> None:
+        """Measure, if so many steps from each state fit what is left of the time."""
+        if time.monotonic() + steps_of_each * len(states) * each > settings.deadline:
+            out.reasons[name] = "left out: it does not fit the time allowed"
+            return
         try:
             measure()
         except SolverError as problem:
@@ -375,17 +392,18 @@ def _response(
         first = make(constants[:1])
         out.radius = spectral_radius(lambda u: first(u, 1)[:, 0], states[:1], product, seed)
 
-    attempt("low_singular_value", low)
-    attempt("gain", gains)
-    attempt("noise", noise)
-    attempt("symmetry", symmetry)
-    attempt("worst", worst)
+    # A product is about two steps of a solver, three of a network forward and three back.
+    attempt("low_singular_value", 3 * steps * len(settings.basis), low)
+    attempt("gain", 3 * (effort.solver_draws if solver else effort.draws) * len(settings.shells), gains)
+    attempt("noise", 2 * effort.solver_draws * len(LEVELS), noise)
+    attempt("symmetry", 2 * len(moves_of(pde.grid, pde.symmetries)), symmetry)
+    attempt("worst", 2 * steps if solver else 4 * steps * effort.searches, worst)
     if not solver:
-        attempt("singular_value", whole)
+        attempt("singular_value", 6 * (effort.iterations * effort.restarts + steps * effort.searches), whole)
     else:
         out.reasons |= {"singular_value": no_gradient, "growth": no_gradient, "random": "of the surrogate alone"}
     if effort.radius:
-        attempt("radius", radius)
+        attempt("radius", 200 // len(states), radius)
     else:
         out.reasons["radius"] = "not part of a quick measurement"
     return out, worst_found[0] if worst_found else None

@@ -34,6 +34,8 @@ from opkit.surrogate import Surrogate, record_metrics
 SCHEMA_VERSION = "2.0"
 SPEED_SECONDS = {"quick": 5.0, "standard": 15.0, "full": 60.0}
 """About how long solvers and surrogate are timed."""
+PERTURBATION_SECONDS = {"standard": 60.0, "full": 600.0}
+"""About how long responses to perturbations are measured."""
 PERTURBED = 4
 """Trajectories on which responses to perturbations are measured."""
 CONVENTIONS = {
@@ -132,7 +134,10 @@ def _further(
         ).record()
     if steps is not None and suite != "quick":
         truth, own = _trajectories(surrogate, pde, measured, steps)
-        found = measure_perturbation(surrogate, pde, truth, own, seed=evaluation.seed, quick=suite != "full")
+        found = measure_perturbation(
+            surrogate, pde, truth, own,
+            seed=evaluation.seed, quick=suite != "full", budget=PERTURBATION_SECONDS[suite],
+        )  # fmt: skip
         perturbation = found.record()
     if suite == "full":
         errors = measured.coarse.errors["surrogate"]["rel_l2"]
