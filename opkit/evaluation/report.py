@@ -34,7 +34,7 @@ from opkit.surrogate import Surrogate, record_metrics
 SCHEMA_VERSION = "2.0"
 SPEED_SECONDS = {"quick": 5.0, "standard": 15.0, "full": 60.0}
 """About how long solvers and surrogate are timed."""
-PERTURBATION_SECONDS = {"standard": 60.0, "full": 600.0}
+PERTURBATION_SECONDS = {"standard": 60.0, "full": 300.0}
 """About how long responses to perturbations are measured."""
 PERTURBED = 4
 """Trajectories on which responses to perturbations are measured."""
