@@ -29,7 +29,7 @@ def commands() -> list[str]:
 
 @pytest.mark.parametrize("command", commands())
 def test_commands_parse(command, small_run, small_data, capsys):
-    words = shlex.split(command.replace("runs/fno-darcy", str(small_run)))
+    words = shlex.split(re.sub(r"runs/(fno|mgno)-darcy", str(small_run), command))
     verb = {"train.py": "train", "evaluate.py": "evaluate", "datasets/generate.py": "generate"}[words[1]]
     assert main([verb, *words[2:], "--print_config"]) == 0
 

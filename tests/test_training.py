@@ -216,7 +216,7 @@ def test_evaluate_rewrites_its_folder_alone(small_run, small_data, tmp_path, cap
     second = json.loads((run / "evaluation" / "report.json").read_text())
     assert second["metrics"] == first["metrics"]
     assert (first["test_evaluations"], second["test_evaluations"]) == (1, 2)
-    assert main(["evaluate", str(run / "surrogate"), "workers=1", "gate=rel_l2<100"]) == 0
+    assert main(["evaluate", str(run / "surrogate"), "workers=1", "gate=rel_l2<100", "evaluation.timing=0"]) == 0
     assert main(["evaluate", str(run), "workers=1", "--gate", "rel_l2<1e-9"]) == 3
     assert "gate failed: rel_l2@13 is" in capsys.readouterr().err
 

@@ -31,7 +31,7 @@ NOTE = (
 def evaluate(argv: list[str]) -> int:
     request = Request(argv)
     if "help" not in request.flags and not request.positional:
-        raise ConfigError("give one or more run or bundle directories, as in `opkit evaluate runs/fno-darcy`.")
+        raise ConfigError("give a run or bundle directory, or several, as in `opkit evaluate runs/fno-darcy`.")
     from opkit.settings import Data, Evaluation
 
     parser = make_parser("evaluate")

@@ -1,7 +1,6 @@
 """Pictures of an evaluation. Truth and prediction share a colour scale; errors are centred on zero."""
 
 import io
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,28 +23,35 @@ LABEL = {
 }
 
 
-@dataclass(frozen=True)
 class Picture:
-    """The same picture as pixels and as drawing."""
+    """A finished figure, as pixels and, when asked for, as drawing."""
 
-    png: bytes
-    svg: str
+    def __init__(self, figure: Any):
+        self._figure = figure
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", facecolor="white", metadata={"Software": None})
+        figure.set_layout_engine("none")  # it is laid out
+        self.png = buffer.getvalue()
+
+    def svg(self) -> str:
+        """The same figure always gives the same text."""
+        import matplotlib
+
+        buffer = io.StringIO()
+        with matplotlib.rc_context({"svg.hashsalt": "opkit"}):
+            self._figure.savefig(buffer, format="svg", facecolor="white", metadata={"Date": None})
+        return buffer.getvalue()
 
 
 def render(draw: Any, width: float, height: float, dpi: int = 110) -> Picture:
     """Draw on a fresh figure without any global state."""
-    import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained")
     FigureCanvasAgg(figure)
     draw(figure)
-    png, svg = io.BytesIO(), io.StringIO()
-    figure.savefig(png, format="png", facecolor="white", metadata={"Software": None})
-    with matplotlib.rc_context({"svg.hashsalt": "opkit"}):  # the same picture is the same file
-        figure.savefig(svg, format="svg", facecolor="white", metadata={"Date": None})
-    return Picture(png.getvalue(), svg.getvalue())
+    return Picture(figure)
 
 
 def samples(

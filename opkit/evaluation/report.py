@@ -100,7 +100,8 @@ def evaluate_surrogate(
         (target / "figures").mkdir()
         for name, picture in pictures.items():
             (target / "figures" / f"{name}.png").write_bytes(picture.png)
-            write_text(target / "figures" / f"{name}.svg", picture.svg)
+            if evaluation.suite != "quick":
+                write_text(target / "figures" / f"{name}.svg", picture.svg())
         write_text(target / "report.html", _html(report, pictures, _animations(measured, surrogate), surrogate))
     if record:
         record_metrics(bundle, {k: report[k] for k in ("metrics", "verdicts", "super_resolution", "conventions")})
