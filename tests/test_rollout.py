@@ -192,6 +192,7 @@ def resident() -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads a process's memory from /proc")
+@pytest.mark.slow
 def test_ten_thousand_frames_take_no_more_memory_than_one():
     """A frame has 8 kB: kept, they would take 80 MB."""
     operator = FNO(1, 1, (4,), 2, n_layers=1, projection_width=2, location="periodic")

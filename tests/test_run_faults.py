@@ -195,6 +195,7 @@ def test_data_of_another_key_are_not_continued_with(run, refuse):
     assert "0" * 16 in message and key in message and "another run_dir" in message
 
 
+@pytest.mark.slow
 def test_a_run_in_double_precision_resumes_with_all_its_digits(small_data, tmp_path, monkeypatch):
     whole, run, double = tmp_path / "whole", tmp_path / "run", "trainer.precision=64-true"
     assert main(["train", *SMALL, double, f"run_dir={whole}"]) == 0
@@ -398,6 +399,7 @@ def test_a_run_behind_a_link(small_run, small_data, tmp_path, refuse):
 
 
 @pytest.mark.parametrize("name", ["läufe 1 ∂ₜu = 0 [/red]", pytest.param("{0} %s\\n;'\"", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_names_with_spaces_and_signs_of_any_kind(name, small_run, tmp_path, monkeypatch):
     monkeypatch.setenv("OPKIT_DATA", str(tmp_path / name / "data"))
     run = tmp_path / name / f"run {name}"
@@ -438,6 +440,7 @@ def test_an_evaluation_that_may_not_be_written_says_so(problem, run, refuse, mon
     assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
 
 
+@pytest.mark.slow
 def test_a_clock_set_back_changes_nothing(small_run, half, monkeypatch):
     """By a year, between the halves of a run: its files are then of the future."""
     year = datetime.timedelta(days=365).total_seconds()

@@ -295,6 +295,7 @@ def test_the_moving_average_is_what_is_validated_and_saved(small_data, tmp_path,
         torch.testing.assert_close(last["state_dict"][name], value, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_resumed_moving_average_is_the_same(small_data, tmp_path, monkeypatch):
     from opkit.task import SupervisedTask
 

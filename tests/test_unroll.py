@@ -162,7 +162,16 @@ BURGERS = [s for s in SMALL if not s.startswith("pde.") and s != "--pde" and s !
     "settings",
     [
         ["unroll.steps=3", "unroll.noise=0.01", "unroll.growth=1"],
-        ["unroll.steps=2", "unroll.gradient=1", "stepping.history=2", "stepping.bundle=2", "stepping.target=residual"],
+        pytest.param(
+            [
+                "unroll.steps=2",
+                "unroll.gradient=1",
+                "stepping.history=2",
+                "stepping.bundle=2",
+                "stepping.target=residual",
+            ],
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["unrolled", "pushforward"],
 )
