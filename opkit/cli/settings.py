@@ -180,8 +180,15 @@ def resolve(parser: "ArgumentParser", settings: dict[str, Any], request: Request
 
 def _written(key: str, value: Any) -> str:
     """A value of a file as it would be typed."""
+    import yaml
+
+    if isinstance(value, str):
+        return value
     try:
-        return value if isinstance(value, str) else json.dumps(value)
+        text = json.dumps(value)  # refuses what is no setting
+        if "Infinity" in text or "NaN" in text:  # words to YAML, which is what is read
+            text = yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").rstrip()
+        return text
     except (TypeError, ValueError, RecursionError):
         raise ConfigError(
             f"{key}={value} in a configuration file: a {type(value).__name__} is no setting. Accepted are numbers, "
