@@ -2,13 +2,17 @@
 against its published schema."""
 
 import base64
+import csv
 import json
 import shutil
 from pathlib import Path
 
+import h5py
 import jsonschema
+import numpy as np
 import pytest
 
+import opkit
 from opkit.cli import main
 
 SCHEMA = Path(__file__).parents[1] / "opkit" / "evaluation" / "report.schema.json"
@@ -48,6 +52,41 @@ def test_report_json_keeps_its_schema(which, request):
         wrong = json.loads(json.dumps(report))
         spoil(wrong)
         assert not validator.is_valid(wrong)
+
+
+@pytest.mark.parametrize("which", ["small_run", "flow_run"])
+def test_samples_are_the_data_and_what_the_bundle_predicts(which, request):
+    run = request.getfixturevalue(which)
+    physics = json.loads((run / "surrogate" / "physics.json").read_text())
+    (shard,) = run.parent.glob(f"data/*/{physics['data']['key']}/test/samples-*.h5")
+    with open(run / "evaluation" / "metrics.csv", newline="") as table:
+        rows = [r for r in csv.DictReader(table) if (r["model"], r["metric"]) == ("surrogate", "rel_l2")]
+    grid = min(int(r["resolution"]) for r in rows)
+    own = {int(r["sample"]): float(r["value"]) for r in rows if int(r["resolution"]) == grid}
+    surrogate = opkit.load(run)
+    with h5py.File(run / "evaluation" / "samples.h5") as file, h5py.File(shard) as data:
+        index, errors = file["sample/index"][:], file["sample/rel_l2"][:]
+        assert len(index) == min(8, len(own)) and len(set(index.tolist())) == len(index)
+        assert (np.diff(errors) >= 0).all() and errors[0] == pytest.approx(min(own.values()))
+        assert errors[-1] == pytest.approx(max(own.values()))
+        assert errors == pytest.approx([own[i] for i in index], rel=1e-6)
+        (target,) = file["truth"]
+        truth, prediction = file[f"truth/{target}"][:], file[f"prediction/{target}"][:]
+        (given,) = file["inputs"]
+        inputs = file[f"inputs/{given}"][:]
+        order = np.argsort(index)
+        stored = data[f"t0_fields/{target}"][index[order]]
+        if which == "flow_run":
+            assert (stored[:, 0] == inputs[order, 0]).all() and (stored[:, 1:] == truth[order]).all()
+            again = surrogate.rollout(inputs, truth.shape[1])[:, :, 0]
+            assert file["rollout/truth"].shape == file["rollout/surrogate"].shape
+            assert len(file["rollout/step"]) == file["rollout/truth"].shape[1]
+        else:
+            assert (stored == truth[order, 0]).all()
+            assert (data[f"t0_fields/{given}"][index[order]] == inputs[order, 0]).all()
+            again = surrogate(inputs)
+        assert np.abs(prediction - again).max() < 1e-5 * np.abs(again).max()
+        assert file["grid/x"].shape == truth.shape[-1:]
 
 
 @pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver")

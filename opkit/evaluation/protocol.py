@@ -98,6 +98,8 @@ class Measured:
     """Of the test samples on the training grid, as the surrogate takes them."""
     truth: Tensor
     """Their targets, frames laid out as channels."""
+    prediction: Tensor
+    """The surrogate's, likewise."""
     checks: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     """What is known of every solution: by model, surrogate and truth, and by name, `(n,)`; of a steady equation."""
     rollout: Rollout | None = None
@@ -231,7 +233,9 @@ def measure(surrogate: Surrogate, pde: PDE, data: Data, evaluation: Evaluation, 
     else:
         rollout = measure_rollout(surrogate, pde, data, evaluation, training.climate, training.bounds, workers)
         keys["rollout"] = rollout.key
-    return Measured(coarse, fine, samples, keys, test_set.label_error(data.test), inputs, truth, checks, rollout)
+    return Measured(
+        coarse, fine, samples, keys, test_set.label_error(data.test), inputs, truth, prediction, checks, rollout
+    )
 
 
 def as_channels(pde: PDE, fields: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

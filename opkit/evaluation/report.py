@@ -16,6 +16,7 @@ import torch
 
 import opkit
 from opkit.evaluation import figures, rollout_figures, verdicts
+from opkit.evaluation.examples import write_examples
 from opkit.evaluation.figures import Picture
 from opkit.evaluation.perturbation import gain_picture, measure_perturbation, perturbation_text
 from opkit.evaluation.protocol import Measured, horizon, measure
@@ -96,6 +97,7 @@ def evaluate_surrogate(
     with whole_folder(folder) as target:
         write_json(target / "report.json", report)
         _write_tables(target, measured, data.seed)
+        write_examples(target / "samples.h5", measured, surrogate, pde, data.seed)
         pictures = _pictures(report, measured, surrogate)
         (target / "figures").mkdir()
         for name, picture in pictures.items():
