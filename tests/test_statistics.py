@@ -10,6 +10,7 @@ import torch
 from opkit.evaluation.statistics import (
     autocorrelation_time,
     compare,
+    compare_runs,
     holm,
     mean_of_series,
     mean_over_runs,
@@ -84,16 +85,60 @@ def test_a_permutation_test_is_right_about_its_own_rate():
     assert 8 <= hits <= 34  # 20, give or take three standard deviations
 
 
-def test_runs_that_differ_widen_the_interval():
+def layout(random, runs, n, of_runs, of_samples, of_both):
+    """mean 1 + run + sample + both, all normal."""
+    return (
+        1
+        + of_runs * random.normal(size=(runs, 1))
+        + of_samples * random.normal(size=(1, n))
+        + of_both * random.normal(size=(runs, n))
+    )
+
+
+def test_the_interval_over_runs_is_worked_out_by_hand():
+    """Run means 1, 2, 3 and nothing else varies: Student's interval of three numbers, 2 -+ 4.3027 sqrt(1 / 3)."""
+    found = mean_over_runs(np.array([[1.0], [2.0], [3.0]]) + np.zeros((3, 50)))
+    assert found.value == 2.0 and found.ci_high - 2 == pytest.approx(4.302653 * math.sqrt(1 / 3), rel=1e-6)
+    assert found.ci_low == pytest.approx(4 - found.ci_high)
+    # Nor do runs that agree narrow what the samples leave open: 2 -+ t(49) s / sqrt(50).
+    samples = np.random.default_rng(0).normal(2, 0.1, 50)
+    alike = mean_over_runs(samples + np.zeros((5, 1)))
+    half = scipy.stats.t.ppf(0.975, 49) * samples.std(ddof=1) / math.sqrt(50)
+    assert (alike.ci_high - alike.ci_low) / 2 == pytest.approx(half, rel=1e-6)
+    assert mean_over_runs(samples + np.zeros((2, 1))).ci_low is None
+    assert mean_over_runs(np.full((3, 4), np.nan)).reason == "undefined for 12 of 12 samples"
+
+
+@pytest.mark.parametrize("spread", [(0.2, 0.1, 0.1), (0.01, 0.3, 0.05), (0.0, 0.0, 0.3)])
+@pytest.mark.parametrize("runs", [3, 5])
+def test_intervals_over_runs_cover_the_mean(runs, spread):
     random = np.random.default_rng(0)
-    samples = random.normal(1, 0.1, 50)
-    alike, apart = samples + np.zeros((5, 1)), samples + np.array([[-0.4], [-0.2], [0.0], [0.2], [0.4]])
-    narrow, wide = (mean_over_runs(v, 2000, 0) for v in (alike, apart))
-    assert narrow.value == pytest.approx(wide.value)
-    expected = math.sqrt(0.1**2 / 50 + apart.mean(1).var() / 5)  # as if runs and samples were independent
-    assert (wide.ci_high - wide.ci_low) / 3.92 == pytest.approx(expected, rel=0.1)
-    assert (narrow.ci_high - narrow.ci_low) / 3.92 == pytest.approx(samples.std() / math.sqrt(50), rel=0.1)
-    assert mean_over_runs(apart[:2], 100, 0).ci_low is None
+    found = [mean_over_runs(layout(random, runs, 40, *spread)) for _ in range(600)]
+    covered = np.mean([f.ci_low <= 1 <= f.ci_high for f in found])
+    assert 0.92 < covered <= 1.0  # 0.95; three standard deviations of 600 experiments are 0.027
+
+
+def test_configurations_that_differ_only_by_their_seeds_are_not_told_apart():
+    """5 percent between seeds, samples shared: a test of their means on these samples is nearly always fooled."""
+    random = np.random.default_rng(0)
+    found, fooled = [], []
+    for i in range(200):
+        samples = 0.3 * random.normal(size=(1, 60))
+        one, two = (samples + layout(random, 3, 60, 0.05, 0.0, 0.02) for _ in range(2))
+        found.append(compare_runs(one, two, 200, i))
+        fooled.append(compare(one.mean(0), two.mean(0), 200, i).p < 0.05)
+    assert np.mean(fooled) > 0.5
+    assert np.mean([f.p < 0.05 for f in found]) < 0.1 and {f.of for f in found} == {"configurations"}
+    assert np.mean([f.ci_low <= 0 <= f.ci_high for f in found]) > 0.9
+    clear = compare_runs(layout(random, 3, 60, 0.05, 0.3, 0.02) + 1, layout(random, 3, 60, 0.05, 0.3, 0.02), 200, 0)
+    assert clear.p < 0.05 and clear.ci_low > 0.5
+
+
+def test_fewer_runs_than_three_stand_for_their_weights():
+    random = np.random.default_rng(0)
+    one, two = layout(random, 1, 40, 0, 0.3, 0.01), layout(random, 5, 40, 0.1, 0.3, 0.01)
+    found = compare_runs(one, two, 300, 0)
+    assert found == compare(one[0], two.mean(0), 300, 0) and found.of == "weights"
 
 
 def test_a_series_with_memory_has_a_wider_interval_than_its_length_suggests():

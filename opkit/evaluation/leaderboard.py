@@ -1,12 +1,16 @@
 """Several evaluated runs side by side: `python evaluate.py runs/a runs/b runs/c`.
 
 Every run's own report and tables are read; those that have none, or whose report does not fit their weights, are
-evaluated first. Runs are compared on the same test samples only. The best by mean rel_l2 is the one the others are
-compared with, sample by sample: a difference counts where its permutation test, corrected after Holm for the number of
-runs, says so at 5 percent. What is not distinguishable from the best is marked as being as good.
+evaluated first. Runs are compared on the same test samples only, and rollouts of the same length. A run is worse than
+the one with the smallest mean rel_l2 where the test of their difference says so at 5 percent, corrected after Holm for
+all pairs: which one is smallest is known from the same samples. What cannot be told from it is as good.
+
+A directory of one run stands for its weights, one of three seeds or more for its configuration: a difference between
+two configurations must be larger than what other seeds would change, see `opkit.evaluation.statistics.compare_runs`.
 """
 
 import csv
+import itertools
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +20,7 @@ import numpy as np
 
 from opkit.errors import ConfigError
 from opkit.evaluation import verdicts
-from opkit.evaluation.statistics import compare, holm, mean_over_runs
+from opkit.evaluation.statistics import compare_runs, holm, mean_over_runs
 from opkit.files import read_json, whole_folder, write_json, write_text
 
 LEVEL = 0.05
@@ -41,8 +45,9 @@ def leaderboard(runs: dict[str, list[Path]], target: Path, resamples: int, seed:
         The content of leaderboard.json.
 
     Raises:
-        ConfigError: The runs were not tested on the same samples.
+        ConfigError: The runs were not tested on the same samples, or the folder holds something else.
     """
+    check_target(target)
     reports = {
         name: [read_json(folder / "evaluation" / "report.json", _unreadable) for folder in folders]
         for name, folders in runs.items()
@@ -55,18 +60,13 @@ def leaderboard(runs: dict[str, list[Path]], target: Path, resamples: int, seed:
     rows = [_row(name, found) for name, found in reports.items()]
     for row in rows:
         if row["seeds"] > 1:
-            row["rel_l2"] = asdict(mean_over_runs(errors[row["run"]], resamples, seed))
-    defined = [r for r in rows if r["rel_l2"]["value"] is not None]
-    best = min(defined, key=lambda r: r["rel_l2"]["value"]) if defined else None
-    others = [r for r in defined if r is not best]
-    if best is not None:
-        means = {name: values.mean(0) for name, values in errors.items()}
-        found = [compare(means[r["run"]], means[best["run"]], resamples, seed) for r in others]
-        for row, comparison, p in zip(others, found, holm([c.p for c in found]), strict=True):
-            row["difference"] = asdict(comparison) | {"p_holm": p}
-            row["verdict"] = "worse" if p < LEVEL else "as good"
-        best["verdict"] = "best" if all(r["verdict"] == "worse" for r in others) else "as good"
+            row["rel_l2"] = asdict(mean_over_runs(errors[row["run"]]))
     rows.sort(key=lambda r: (r["rel_l2"]["value"] is None, r["rel_l2"]["value"] or 0.0))
+    _compare_all([r for r in rows if r["rel_l2"]["value"] is not None], errors, resamples, seed)
+    alike = len({(r["rollout"] or {}).get("reference_steps") for found in reports.values() for r in found}) == 1
+    alike &= len({(r["rollout"] or {}).get("steps") for found in reports.values() for r in found}) == 1
+    for row in rows if not alike else []:
+        row |= {"stability": None, "correlation_time": None, "divergence_time": None}
     first = next(iter(reports.values()))[0]
     content = {
         "pde": first["pde"],
@@ -75,6 +75,7 @@ def leaderboard(runs: dict[str, list[Path]], target: Path, resamples: int, seed:
         "horizon": first["horizon"],
         "resolution": first["training_resolution"],
         "level": LEVEL,
+        "same_rollouts": alike,
         "runs": rows,
     }
     with whole_folder(target) as folder:
@@ -87,13 +88,42 @@ def leaderboard(runs: dict[str, list[Path]], target: Path, resamples: int, seed:
     return content
 
 
+def check_target(target: Path) -> None:
+    """Refuse a folder that holds anything but an earlier comparison: it will be replaced as a whole.
+
+    Raises:
+        ConfigError: It does, or is no folder.
+    """
+    if target.exists() and not target.is_dir():
+        raise ConfigError(f"output={target} is a file; give the folder the comparison is to become.")
+    if target.is_dir() and any(target.iterdir()) and not (target / "leaderboard.json").is_file():
+        raise ConfigError(
+            f"output={target} holds something that is no comparison, and would be replaced. Give a folder that is "
+            "empty or not there."
+        )
+
+
+def _compare_all(rows: list[dict[str, Any]], errors: dict[str, np.ndarray], resamples: int, seed: int) -> None:
+    """Give rows with a mean, the smallest first, their verdicts."""
+    pairs = list(itertools.combinations(rows, 2))
+    found = [compare_runs(errors[b["run"]], errors[a["run"]], resamples, seed) for a, b in pairs]
+    for row in rows:
+        row["verdict"] = "as good" if len(rows) > 1 else "only one"
+    for (a, b), comparison, p in zip(pairs, found, holm([c.p for c in found]), strict=True):
+        if a is rows[0]:
+            b["difference"] = asdict(comparison) | {"p_holm": p}
+            b["verdict"] = "worse" if p < LEVEL else "as good"
+    if len(rows) > 1 and all(row["verdict"] == "worse" for row in rows[1:]):
+        rows[0]["verdict"] = "best"
+
+
 def is_evaluated(folder: Path, weights: str) -> bool:
     """Whether a folder has a report, with all it needs, of these weights."""
     try:
         report = json.loads((folder / "evaluation" / "report.json").read_text(encoding="utf-8"))
         with open(folder / "evaluation" / "metrics.csv", newline="", encoding="utf-8") as file:
             return report["weights_sha256"] == weights and "step" in next(csv.reader(file))
-    except (OSError, ValueError, KeyError, StopIteration):
+    except (OSError, ValueError, KeyError, TypeError, StopIteration, csv.Error):
         return False
 
 
@@ -126,45 +156,62 @@ def _check_same_test(reports: dict[str, dict[str, Any]]) -> None:
 
 def _errors(folder: Path, report: dict[str, Any]) -> np.ndarray:
     """rel_l2 of every test sample on the training grid."""
-    found = {}
-    with open(folder / "evaluation" / "metrics.csv", newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            where = (row["metric"], row["model"], row["resolution"])
-            if where == ("rel_l2", "surrogate", str(report["training_resolution"])):
-                found[int(row["sample"])] = float(row["value"])
-    return np.array([found[i] for i in sorted(found)])
+    table, found = folder / "evaluation" / "metrics.csv", {}
+    try:
+        with open(table, newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                where = (row["metric"], row["model"], row["resolution"])
+                if where == ("rel_l2", "surrogate", str(report["training_resolution"])):
+                    found[int(row["sample"])] = float(row["value"])
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as problem:
+        raise _unreadable(f"{table} cannot be read: {problem!r}") from None
+    if sorted(found) != list(range(report["data"]["test"])):
+        raise _unreadable(f"{table} has rel_l2 of {len(found)} samples, not of {report['data']['test']}")
+    return np.array([found[i] for i in range(len(found))])
 
 
 def _row(name: str, reports: list[dict[str, Any]]) -> dict[str, Any]:
-    """Figures of one run; of several seeds those of the first, but for what all must keep and the error."""
-    report = reports[0]
-    own = [
-        m for m in report["metrics"] if m["model"] == "surrogate" and m["resolution"] == report["training_resolution"]
-    ]
+    """Figures of one run; of several seeds their mean, and the least favourable of their verdicts."""
+    first = reports[0]
 
-    def metric(which: str) -> dict[str, Any] | None:
-        return next((m for m in own if m["name"] == which), None)
+    def metric(which: str) -> list[dict[str, Any]]:
+        grid = first["training_resolution"]
+        return [
+            m
+            for r in reports
+            for m in r["metrics"]
+            if (m["name"], m["model"], m["resolution"]) == (which, "surrogate", grid)
+        ]
 
+    def time(which: str) -> dict[str, float] | None:
+        found = metric(which)
+        return {key: float(np.mean([m[key] for m in found])) for key in ("value", "censored")} if found else None
+
+    seconds = [r["training_seconds"] for r in reports if r.get("training_seconds") is not None]
+    grids = [{str(row["resolution"]): row["verdict"] for row in r["super_resolution"]} for r in reports]
     return {
         "run": name,
-        "model": report["model"],
+        "model": first["model"],
         "seeds": len(reports),
-        "parameters": report["parameters"],
-        "training_seconds": report.get("training_seconds"),
-        "rel_l2": metric("rel_l2"),
+        "parameters": first["parameters"],
+        "training_seconds": float(np.mean(seconds)) if seconds else None,
+        "rel_l2": metric("rel_l2")[0],
         "difference": None,
         "verdict": "undefined",
-        "stability": _worst([r["rollout"]["verdict"] for r in reports if r["rollout"]]),
-        "correlation_time": metric("correlation_time"),
-        "divergence_time": metric("divergence_time"),
-        "resolution": {str(r["resolution"]): r["verdict"] for r in report["super_resolution"]},
-        "speed": (report.get("speed") or {}).get("verdict"),
+        "stability": _worst([r["rollout"]["verdict"] for r in reports if r["rollout"]], STABILITY),
+        "correlation_time": time("correlation_time"),
+        "divergence_time": time("divergence_time"),
+        "resolution": {r: _worst([g[r] for g in grids if r in g], TRANSFER) for r in grids[0]},
+        "speed": (first.get("speed") or {}).get("verdict"),
     }
 
 
-def _worst(verdicts: list[str]) -> str | None:
-    order = ("diverges", "drifts", "stays bounded")
-    return min(verdicts, key=order.index, default=None)
+STABILITY = ("diverges", "drifts", "stays bounded")
+TRANSFER = ("does not transfer", "transfers", "super-resolves")
+
+
+def _worst(found: list[str], order: tuple[str, ...]) -> str | None:
+    return min(found, key=order.index, default=None)
 
 
 def cells(row: dict[str, Any], rank: int) -> dict[str, str]:
@@ -207,14 +254,20 @@ def shown_columns(rows: list[dict[str, str]]) -> list[str]:
 def summary(content: dict[str, Any]) -> str:
     """One sentence on how the comparison ended."""
     rows = content["runs"]
-    alike = [r["run"] for r in rows if r["verdict"] in ("best", "as good")]
+    alike = [r["run"] for r in rows if r["verdict"] in ("best", "as good", "only one")]
+    undefined = [r["run"] for r in rows if r["verdict"] == "undefined"]
     over = f" over {content['horizon']} steps" if content["horizon"] else ""
     on = f"On the {content['n']} test samples they share, relative L2 error{over}"
+    broken = f" Undefined: {', '.join(undefined)}." if undefined else ""
     if not alike:
         return f"{on}: undefined for every run."
+    if len(rows) - len(undefined) == 1:
+        return f"{on}: {alike[0]} has {verdicts.percent(rows[0]['rel_l2']['value'])}; there is no other.{broken}"
+    weights = any(r["difference"] and r["difference"]["of"] == "weights" for r in rows)
+    told = "5%, Holm" + ("; of these weights, another seed may differ" if weights else "; seeds and samples")
     if len(alike) == 1:
-        return f"{on}: {alike[0]} is best; the others differ from it by more than chance (5%, Holm)."
-    return f"{on}: {', '.join(alike)} cannot be told apart (5%, Holm); none of them is called the best."
+        return f"{on}: {alike[0]} is best; the others differ from it by more than chance ({told}).{broken}"
+    return f"{on}: {', '.join(alike)} cannot be told apart ({told}); none of them is called the best.{broken}"
 
 
 def show(content: dict[str, Any]) -> None:

@@ -1,8 +1,9 @@
 """Means over samples with bias-corrected accelerated (BCa) bootstrap intervals (Efron, J. Am. Stat. Assoc. 82, 1987),
 times to an event (Kaplan and Meier, ibid. 53, 1958), and comparisons of several models.
 
-The unit of resampling is the sample (an initial or boundary condition, never a grid point or a time step); with several
-training runs of one configuration, the run and then the sample; of a stationary series, a block longer than its memory.
+The unit of resampling is the sample (an initial or boundary condition, never a grid point or a time step); of a
+stationary series, a block longer than its memory. Several training runs of one configuration are too few to resample:
+their spread enters by a t-interval.
 """
 
 import math
@@ -10,7 +11,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -213,11 +214,11 @@ class Comparison:
 
     Args:
         difference: Mean error of the first less that of the second.
-        ci_low: Lower end of its 95% BCa interval, samples resampled in pairs; None where there is none.
+        ci_low: Lower end of its 95% interval; None where there is none.
         ci_high: Upper end.
-        p: Chance of so large a difference of means if the sign of each sample's were arbitrary: two-sided, by
-            permutation.
+        p: Chance of so large a difference, either way, if there were none.
         n: Samples.
+        of: What is compared: "weights", these and no others, or "configurations", of which they are draws.
     """
 
     difference: float
@@ -225,10 +226,12 @@ class Comparison:
     ci_high: float | None
     p: float
     n: int
+    of: str = "weights"
 
 
 def compare(own: Tensor | np.ndarray, other: Tensor | np.ndarray, resamples: int, seed: int) -> Comparison:
-    """Difference of the mean errors of two models on the same samples.
+    """Difference of the mean errors of two models on the same samples: BCa interval over these, in pairs, and a
+    permutation test of the sign of each one's difference.
 
     Raises:
         ValueError: They have different numbers of samples, or a value is not finite.
@@ -260,25 +263,92 @@ def holm(p: list[float]) -> list[float]:
     return adjusted.tolist()
 
 
-def mean_over_runs(values: np.ndarray, resamples: int, seed: int) -> Estimate:
-    """Mean over training runs and samples, `(runs, n)`, the runs and then each one's samples resampled.
+def compare_runs(own: np.ndarray, other: np.ndarray, resamples: int, seed: int) -> Comparison:
+    """Difference of the mean errors of two configurations, `(runs, n)` on the same samples.
 
-    Fewer than three runs say nothing of their spread: no interval.
+    With three runs of both, what another run or other samples would have given is part of its uncertainty, see
+    `_between_runs`, and p the level at which the interval would just reach zero. With fewer the weights themselves are
+    compared, see `compare`; another seed may well have turned out otherwise.
+
+    Raises:
+        ValueError: As `compare`.
     """
-    runs, n = values.shape
+    from scipy.optimize import brentq
+
+    if min(len(own), len(other)) < RUNS or own.shape[1] != other.shape[1] or own.shape[1] < 2:
+        return compare(own.mean(0), other.mean(0), resamples, seed)
+    apart = own.mean(0) - other.mean(0)
+    n, value = len(apart), float(apart.mean())
+    squares = [_mean_squares(values) for values in (own, other)]
+    runs = [(s.runs / v.size, len(v) - 1) for s, v in zip(squares, (own, other), strict=True)]
+    alone = apart.var(ddof=1) - sum(s.rest / len(v) for s, v in zip(squares, (own, other), strict=True))
+    half = _between_runs(runs, (max(0.0, alone) / n, n - 1))
+    if half(0.05) == 0:
+        return Comparison(value, None, None, 1.0 if value == 0 else 0.0, n, "configurations")
+    p = 0.0 if half(1e-12) < abs(value) else float(brentq(lambda q: half(q) - abs(value), 1e-12, 1.0))
+    return Comparison(value, value - half(0.05), value + half(0.05), p, n, "configurations")
+
+
+RUNS = 3
+"""Fewer say nothing of how runs differ."""
+
+
+def mean_over_runs(values: np.ndarray) -> Estimate:
+    """Mean over training runs and samples, `(runs, n)`, all tested on the same samples.
+
+    Both are draws, see `_between_runs`: with the mean squares M of a two-way layout of R runs and n samples, the parts
+    of the mean's variance are M_runs / (R n) and (M_samples - M_rest) / (R n) (Searle, Casella and McCulloch, "Variance
+    Components", 1992). Resampling a handful of runs would understate how they differ. Fewer than three: no interval.
+    """
+    count, n = values.shape
     if bad := int((~np.isfinite(values)).sum()):
         return Estimate(None, None, None, n, reason=f"undefined for {bad} of {values.size} samples")
     value = float(values.mean())
-    if runs < 3:
-        return Estimate(value, None, None, n, reason=f"{runs} runs; an interval over runs needs three")
-    random = np.random.default_rng(seed)
-    means = np.empty(resamples)
-    for i in range(resamples):
-        # The same samples for all runs: they were tested on the same ones.
-        columns = random.integers(n, size=n)
-        means[i] = values[random.integers(runs, size=runs)][:, columns].mean()
-    low, high = np.quantile(means, [0.025, 0.975])
-    return Estimate(value, float(low), float(high), n, float(np.median(values)), float(values.max()))
+    rest: dict[str, Any] = {"median": float(np.median(values)), "maximum": float(values.max())}
+    if count < RUNS or n < 2:
+        why = f"{count} runs; an interval over runs needs three" if count < RUNS else "one sample has no interval"
+        return Estimate(value, None, None, n, **rest, reason=why)
+    squares = _mean_squares(values)
+    alone = max(0.0, squares.samples - squares.rest)
+    half = _between_runs([(squares.runs / values.size, count - 1)], (alone / values.size, n - 1))(0.05)
+    return Estimate(value, value - half, value + half, n, **rest)
+
+
+class _Squares(NamedTuple):
+    """Mean squares of runs, of samples and of what is left."""
+
+    runs: float
+    samples: float
+    rest: float
+
+
+def _mean_squares(values: np.ndarray) -> _Squares:
+    """Of `(runs, n)`."""
+    count, n = values.shape
+    runs, samples = values.mean(1), values.mean(0)
+    left = values - runs[:, None] - samples + values.mean()
+    rest = float((left**2).sum()) / ((count - 1) * (n - 1))
+    return _Squares(float(n * runs.var(ddof=1)), float(count * samples.var(ddof=1)), rest)
+
+
+def _between_runs(runs: list[tuple[float, int]], samples: tuple[float, int]) -> Callable[[float], float]:
+    """Half an interval of given level, for a mean whose variance is the sum of parts (variance, degrees of freedom).
+
+    Runs have few degrees of freedom and samples many: each contributes the square of its own Student interval (Graybill
+    and Wang, J. Am. Stat. Assoc. 75, 1980). One interval with Satterthwaite's degrees for both would be too short for
+    three runs. Runs of two configurations are pooled after Welch.
+    """
+    from scipy.stats import t
+
+    variance = sum(part for part, _ in runs)
+    spread = sum(part**2 / freedom for part, freedom in runs)
+    freedom = variance**2 / spread if spread > 0 else 1.0
+
+    def half(level: float) -> float:
+        own, other = (float(t.ppf(1 - level / 2, f)) for f in (freedom, samples[1]))
+        return math.sqrt(own**2 * variance + other**2 * samples[0])
+
+    return half
 
 
 def mean_of_series(values: np.ndarray, resamples: int, seed: int) -> Estimate:
