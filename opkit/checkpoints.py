@@ -9,6 +9,7 @@ tensors and plain values alone, and refuses all else before anything is called.
 """
 
 import os
+import pickle
 import zipfile
 import zlib
 from pathlib import Path
@@ -54,16 +55,23 @@ def read(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
-    except Exception as problem:  # of a file made to harm, whatever it may be
-        reason = (str(problem).splitlines() or [type(problem).__name__])[0]
+    except pickle.UnpicklingError as problem:
         raise RunError(
-            f"{path} is not read: it holds more than tensors and plain values, and could run code ({reason}). "
-            "Delete it if you do not know who wrote it."
+            f"{path} is not read: it holds more than tensors and plain values, and could run code "
+            f"({_first_line(problem)}). Delete it if you do not know who wrote it."
         ) from None
+    except (OSError, MemoryError) as problem:
+        raise RunError(f"{path} could not be read: {_first_line(problem)}.") from None
+    except Exception as problem:  # of a damaged file, whatever it may be
+        raise RunError(f"{path} is damaged, or no checkpoint ({_first_line(problem)}). Delete it.") from None
     if not isinstance(content, dict) or (lacking := [name for name in PARTS if name not in content]):
         lacks = lacking[0] if isinstance(content, dict) else "everything"
         raise RunError(f"{path} is not a checkpoint of a training run: it lacks {lacks}. Delete it.")
     return content
+
+
+def _first_line(problem: Exception) -> str:
+    return (str(problem).splitlines() or [""])[0] or type(problem).__name__
 
 
 def damage(path: Path) -> str | None:

@@ -73,14 +73,14 @@ def whole_folder(path: Path) -> Iterator[Path]:
 def _exchange(temporary: Path, path: Path, old: Path) -> bool:
     """Put `temporary` in the place of `path`, and that, if there is one, in the place of `old`; False where somebody
     else did the same in between."""
-    with contextlib.suppress(FileNotFoundError):
-        os.replace(path, old)
     try:
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(path, old)
         os.replace(temporary, path)
-    except BaseException as problem:
+    except BaseException as problem:  # an interrupt between the two as well
         if isinstance(problem, OSError) and problem.errno in (errno.ENOTEMPTY, errno.EEXIST):
             return False
-        if old.exists():
+        if old.exists() and not path.exists():
             os.replace(old, path)
         raise
     return True

@@ -273,10 +273,17 @@ def test_gates():
             {"name": "rel_l2", "resolution": 85, "model": "mean", "value": 0.5},
             {"name": "rel_l2", "resolution": 141, "model": "surrogate", "value": 0.03},
             {"name": "rel_h1", "resolution": 85, "model": "surrogate", "value": None},
+            {"name": "correlation_time", "resolution": 85, "model": "surrogate", "value": 5.0},
+            {"name": "correlation_time@0.9", "resolution": 85, "model": "surrogate", "value": 3.0},
         ],
     }
     grids = (85, 141)
     check_gate(parse_gate("rel_l2<0.02, rel_l2@141<=0.03", grids), report)
+    check_gate(parse_gate("correlation_time>4, correlation_time@0.9>=3, correlation_time@0.9@85<4", grids), report)
+    with pytest.raises(GateError, match=r"correlation_time@0\.9@85 is 3, not > 4"):
+        check_gate(parse_gate("correlation_time@0.9>4", grids), report)
+    with pytest.raises(ConfigError, match="is not measured"):
+        parse_gate("correlation_time@0.7>4", grids)
     with pytest.raises(GateError, match=r"rel_l2@85 is 0\.015, not < 0\.01"):
         check_gate(parse_gate("rel_l2<0.01", grids), report)
     with pytest.raises(GateError, match="undefined"):

@@ -543,6 +543,23 @@ def test_a_folder_whose_exchange_fails_stays_as_it_was(tmp_path, monkeypatch, fa
     assert (path / "weights").read_text() == "old"
 
 
+def test_an_interrupt_between_the_two_renames_loses_nothing(tmp_path, monkeypatch):
+    path, rename = tmp_path / "bundle", os.replace
+    path.mkdir()
+    (path / "weights").write_text("old")
+
+    def once(*names):
+        monkeypatch.undo()
+        rename(*names)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("opkit.files.os.replace", once)
+    with pytest.raises(KeyboardInterrupt), whole_folder(path) as temporary:
+        (temporary / "weights").write_text("new")
+    assert [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")] == ["bundle", "bundle/weights"]
+    assert (path / "weights").read_text() == "old"
+
+
 def test_an_interrupted_save_leaves_the_old_bundle(small_run, tmp_path, monkeypatch):
     bundle = tmp_path / "bundle"
     shutil.copytree(small_run / "surrogate", bundle)

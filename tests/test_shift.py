@@ -100,3 +100,20 @@ def test_what_holds_everywhere_is_said_to():
     found = measure_shifts(surrogate_of(Solver(WEAK), WEAK), WEAK, DATA, ones, 6, 1)
     record = shift_record(MAKE, [s for s in found if s.shift.what != "viscosity"])
     assert record["verdict"] == "holds" and math.isclose(record["rows"][0]["unchanged"]["value"], 1.0)
+
+
+@pytest.mark.parametrize(("cells", "factors"), [(1, [2.0]), (3, [2 / 3, 2.0]), (5, [2 / 5, 2.0]), (4, [0.5, 2.0])])
+def test_a_factor_of_cells_is_what_it_says(cells, factors):
+    pde = Darcy(resolution=61, label_resolution=61, coefficient="checkerboard", cells=cells)
+    found = {s.factor: s.problem.cells for s in pde.shifts() if s.what == "cells per side"}
+    assert found == {f: pytest.approx(f * cells) for f in factors}
+
+
+def test_a_grid_too_coarse_for_the_equation_is_no_shift():
+    assert not [s for s in all_shifts(Darcy(resolution=5, label_resolution=9)) if s.what == "resolution"]
+
+
+def test_no_word_of_holding_where_the_unchanged_error_is_unknown():
+    found = measure_shifts(surrogate_of(Solver(WEAK), WEAK), WEAK, DATA, torch.full((6,), math.inf).double(), 6, 1)
+    record = shift_record(MAKE, found)
+    assert record["verdict"] == "not measured" and "undefined for 6 of 6" in record["text"]

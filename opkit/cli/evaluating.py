@@ -75,8 +75,6 @@ def _settings(path: Path, parser: "ArgumentParser", request: Request) -> tuple[d
     from opkit.surrogate import find_bundle, load
 
     bundle = find_bundle(path)
-    if path.exists() and not os.access(path, os.W_OK):
-        raise ConfigError(f"{path}: no permission to write its evaluation/ there. Evaluate a copy.")
     surrogate = load(bundle)
     stored = surrogate.physics["data"]
     settings: dict[str, Any] = {"data": {k: stored[k] for k in ("seed", "train", "val", "test", "test_fine")}}
@@ -96,6 +94,8 @@ def _evaluate(path: Path, parser: "ArgumentParser", request: Request) -> int:
     from opkit.settings import Data, Evaluation
 
     config, surrogate, bundle = _settings(path, parser, request)
+    if not os.access(path, os.W_OK):
+        raise ConfigError(f"{path}: no permission to write its evaluation/ there. Evaluate a copy.")
     data = construct("data", Data, config["data"])
     evaluation = construct("evaluation", Evaluation, tuples(config["evaluation"]))
     pde = problem_of(surrogate.physics)

@@ -11,7 +11,7 @@ from opkit.grid import Grid
 
 INK = {
     "surrogate": "#0b6e99", "interpolation": "#c8553d", "oracle": "#7a7a7a", "truth": "#222222", "mean": "#8d6a9f",
-    "persistence": "#b08900",
+    "persistence": "#b08900", "climate": "#8d6a9f",
 }  # fmt: skip
 LABEL = {
     "surrogate": "surrogate",
@@ -19,6 +19,7 @@ LABEL = {
     "oracle": "true coarse solution, interpolated",
     "truth": "truth",
     "mean": "training mean",
+    "climate": "mean of all training frames",
     "persistence": "initial state kept",
 }
 

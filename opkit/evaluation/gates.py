@@ -7,11 +7,14 @@ from typing import Any
 
 from opkit.errors import ConfigError, GateError
 from opkit.evaluation.protocol import ERRORS
+from opkit.evaluation.records import THRESHOLDS
 from opkit.registry import suggest
 
-GATE = re.compile(r"\s*([a-z0-9_]+)(?:@(\d+))?\s*(<=|>=|<|>)\s*([0-9.eE+-]+)\s*")
+GATE = re.compile(r"\s*([a-z0-9_]+(?:@0\.\d+)?)(?:@(\d+))?\s*(<=|>=|<|>)\s*([0-9.eE+-]+)\s*")
 COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
-TIMES = ("correlation_time", "valid_time", "divergence_time")
+TIMES = (
+    "correlation_time", *(f"correlation_time@{t:g}" for t in THRESHOLDS[1:]), "valid_time", "divergence_time"
+)  # fmt: skip
 """Metrics of rollouts, on the training grid alone."""
 
 Condition = tuple[str, int, str, float]

@@ -206,7 +206,7 @@ def _row(name: str, reports: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-STABILITY = ("diverges", "drifts", "stays bounded")
+STABILITY = ("diverges", "collapses", "drifts", "stays bounded")
 TRANSFER = ("does not transfer", "transfers", "super-resolves")
 
 

@@ -8,6 +8,7 @@ On every grid the surrogate is compared with
     mean             the mean of the training targets
 
     persistence      the last state given, at all later times (evolution equations)
+    climate          the mean of all training frames, at all times (likewise, frame by frame)
 
 and its error e is split into scales that the training grid resolves and scales it does not (sine or Fourier modes below
 or above its Nyquist wavenumber), plus the error on the walls. With B the interpolation,
@@ -186,10 +187,11 @@ def measure(surrogate: Surrogate, pde: PDE, data: Data, evaluation: Evaluation, 
         if steps is not None:
             last = inputs[:, (history - 1) * len(pde.outputs) : history * len(pde.outputs)]
             candidates["persistence"] = last.repeat(1, steps, *(1 for _ in pde.grid.shape))
-            for name, values in candidates.items():
-                coarse.steps[name] = _step_errors(values, truth, pde.grid, steps)
-                if name != "mean":
-                    coarse.correlations[name] = _correlations(values, truth, pde.grid, steps)
+            for name in ("surrogate", "persistence"):
+                coarse.steps[name] = _step_errors(candidates[name], truth, pde.grid, steps)
+                coarse.correlations[name] = _correlations(candidates[name], truth, pde.grid, steps)
+            climate = training.climate.repeat(steps, *(1 for _ in pde.grid.shape)).expand_as(truth)
+            coarse.steps["climate"] = _step_errors(climate, truth, pde.grid, steps)
         coarse.errors = {name: _errors(values, truth, pde.grid) for name, values in candidates.items()}
         if solved is not None:
             coarse.errors["solver"] = _errors(solved, truth[:n], pde.grid)

@@ -34,7 +34,7 @@ THRESHOLDS = (0.8, 0.9, 0.95)
 SHOWN_POINTS = 200
 """Most points of a curve that is stored."""
 WINDOWS = ((1, 1), (6, 12), (13, 30))
-"""Steps over which The Well (arXiv 2412.00568) averages its VRMSE."""
+"""Steps over which VRMSE is averaged: the first, and the two of The Well (arXiv 2412.00568)."""
 
 Record = dict[str, Any]
 
@@ -179,7 +179,7 @@ def rollout_record(make: Records, rollout: Rollout) -> tuple[list[Record], Recor
             found.append(make.metric("rel_l2_step", errors[:, h - 1], model, resolution, h))
     windows = [
         {"from": first, "to": last, "vrmse": asdict(make.estimate(rollout.vrmse[:, first - 1 : last].mean(1)))}
-        for first, last in (*WINDOWS, (1, rollout.trained))
+        for first, last in dict.fromkeys([*WINDOWS, (1, rollout.trained)])
         if last <= reference
     ]
     shown = sorted({round(s) for s in np.linspace(1, reference, min(reference, SHOWN_POINTS))})
@@ -195,13 +195,13 @@ def rollout_record(make: Records, rollout: Rollout) -> tuple[list[Record], Recor
         "windows": windows,
         "curves": {
             "step": shown,
-            "rel_l2": {m: _fan(e[:, columns]) for m, e in rollout.errors.items()},
-            "correlation": {m: _fan(c[:, columns]) for m, c in rollout.correlations.items()},
+            "rel_l2": {m: _fan(e[:, columns], math.inf) for m, e in rollout.errors.items()},
+            "correlation": {m: _fan(c[:, columns], -math.inf) for m, c in rollout.correlations.items()},
         },
         "quantities": {
             name: {
                 "step": [0, *shown],
-                **{m: _fan(c[:, [0, *shown]]) for m, c in models.items()},
+                **{m: _fan(c[:, [0, *shown]], None) for m, c in models.items()},
                 "drift": _drift(make, rollout.size if name == "mean" else models["truth"][:, 0].abs(), models),
             }
             for name, models in rollout.quantities.items()
@@ -236,10 +236,21 @@ def _numbers(values: Any) -> list[float | None]:
     return [_number(v) for v in values]
 
 
-def _fan(values: torch.Tensor) -> dict[str, list[float | None]]:
-    """Median and the middle four fifths over samples, of each column; those that have ended count as infinite."""
-    ranked = np.where(np.isfinite(values.numpy()), values.numpy(), np.inf)
-    ends = np.quantile(ranked, [0.1, 0.5, 0.9], axis=0, method="nearest")
+def _fan(values: torch.Tensor, ended: float | None) -> dict[str, list[float | None]]:
+    """Median and the middle four fifths over samples, of each column.
+
+    Args:
+        values: `(n, t)`, not finite once a trajectory has ended.
+        ended: What such a one counts as: the worst value there is; None: it does not count.
+    """
+    ranked = values.numpy().astype(np.float64)
+    if ended is not None:
+        ranked = np.where(np.isfinite(ranked), ranked, ended)
+        ends = np.quantile(ranked, [0.1, 0.5, 0.9], axis=0, method="nearest")
+    else:
+        ends = np.full((3, ranked.shape[1]), np.nan)
+        some = np.isfinite(ranked).any(0)
+        ends[:, some] = np.nanquantile(ranked[:, some], [0.1, 0.5, 0.9], axis=0, method="nearest")
     return {name: _numbers(row) for name, row in zip(("low", "median", "high"), ends, strict=True)}
 
 
@@ -258,12 +269,15 @@ def _drift(make: Records, scale: torch.Tensor, models: dict[str, torch.Tensor]) 
 
 
 def _growth(make: Records, rollout: Rollout) -> Record:
+    if rollout.growth is None:
+        why = "not measured: it takes evaluation.suite=standard, and a truth for twice the training steps"
+        return {"surrogate": None, "solver": None, "excess": None, "n": 0, "reason": why}
     pairs = [
         (own.rate, theirs.rate) for own, theirs in rollout.growth if own.rate is not None and theirs.rate is not None
     ]
     if len(pairs) < 2:
-        reasons = [own.reason or theirs.reason for own, theirs in rollout.growth]
-        why = reasons[0] if reasons else "errors do not grow exponentially"
+        reasons = [r for own, theirs in rollout.growth if (r := own.reason or theirs.reason) is not None]
+        why = max(reasons, key=reasons.count, default="not enough trajectories")
         return {"surrogate": None, "solver": None, "excess": None, "n": len(pairs), "reason": why}
     own, theirs = (torch.tensor(v, dtype=torch.float64) for v in zip(*pairs, strict=True))
     return {

@@ -54,7 +54,8 @@ CONVENTIONS = {
     "correlation_time": "first time the centred correlation over space is below 0.8 (or the number after @)",
     "valid_time": "first time the error passes 0.4 root mean square deviations of the truth from the training mean",
     "divergence_time": "first time a state is not finite, leaves ten times the training data's bounds, freezes while "
-    "the truth moves, or holds 100 times the true energy, and a thousandth of all, in the highest third of wavenumbers",
+    "the truth moves, has less than a tenth of the true energy, or holds 100 times it, and a thousandth of all, "
+    "in the highest third of wavenumbers",
     "value of a time": "mean up to the horizon under the Kaplan-Meier curve, no larger than the true mean; censored is "
     "the share of samples the event did not happen to",
     "label_error": "labels against labels on a refined grid and step, extrapolated by the scheme's order",
@@ -208,6 +209,8 @@ def _report(
     if (speed := more["speed"]) is not None:
         statements.append({"name": "speed", "verdict": speed["verdict"], "text": speed_text(speed)})
     if (shifts := more["shifts"]) is not None:
+        if useless:
+            shifts |= {"verdict": "does not hold", "text": "What is useless on its own test set holds nowhere else."}
         statements.append({"name": "shifts", "verdict": shifts["verdict"], "text": shifts["text"]})
     return {
         "schema_version": SCHEMA_VERSION,

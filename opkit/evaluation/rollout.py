@@ -3,16 +3,17 @@
 A surrogate is given the first frame (or as many as its history has) of test trajectories and fed its own output for ten
 times as many steps as the training trajectories have. Beside the truth, as far as that goes, are measured step by step
 
-    error           ||e|| / ||u||                      and of keeping the initial state, and of the training mean
+    error           ||e|| / ||u||                      and of the initial state kept, and of the training frames' mean
     correlation     centred, over space; lost when below 0.8
     quantities      energy, enstrophy, ...: those the equation names
     spectra         of truth and rollout at a few times
 
 A trajectory that leaves ten times the bounds of the training data, whose highest third of wavenumbers holds a hundred
-times the energy it should and a thousandth of all there is, or that freezes while the truth moves, has ended: it is
-counted at that time, and is neither averaged away nor rolled on. Where errors grow exponentially their rate is compared
-with the solver's own, perturbed at the start by a field with the spectrum of the surrogate's first error: what is above
-that rate is the surrogate's doing, what is not is the equation's.
+times the energy it should and a thousandth of all there is, that has less than a tenth of the true energy, or that
+freezes while the truth moves, has ended: it is counted at that time, and is neither averaged away nor rolled on. Where
+errors grow exponentially their rate is compared with the solver's own, perturbed at the start by a field with the
+spectrum of the surrogate's first error: what is above that rate is the surrogate's doing, what is not is the
+equation's.
 
 Past the time to which anything can be predicted only statistics mean something: the mean spectrum, the distribution of
 values and mean quantities of the second half of the reference.
@@ -60,7 +61,10 @@ GROWTH_SAMPLES = 8
 BINS = 200
 """Of the histogram of values."""
 
-REASONS = (*LEAVES, "fine scales piling up")
+COLLAPSED = 0.1
+"""Share of the true energy below which a rollout has lost its own."""
+
+REASONS = (*LEAVES, "fine scales piling up", "energy lost")
 
 
 @dataclass
@@ -105,7 +109,8 @@ class Rollout:
         spectra: Mean energy per shell at `instants`, by model, `(len(instants), shells)`.
         instants: Steps of `spectra`.
         climate: Statistics of the second half; none where the reference is shorter than twice the training.
-        growth: Of the surrogate's error and of the perturbed solver's, one of each per trajectory tried.
+        growth: Of the surrogate's error and of the perturbed solver's, one of each per trajectory tried; None where it
+            was not measured.
         shown: Frames of a few trajectories by model, `(samples, frames, *x)`, the first channel.
         shown_steps: Steps of these.
         shown_samples: Their indices.
@@ -129,7 +134,7 @@ class Rollout:
     spectra: dict[str, Tensor]
     instants: list[int]
     climate: Climate | None
-    growth: list[tuple[Growth, Growth]] = field(default_factory=list)
+    growth: list[tuple[Growth, Growth]] | None = None
     shown: dict[str, Tensor] = field(default_factory=dict)
     shown_steps: list[int] = field(default_factory=list)
     shown_samples: list[int] = field(default_factory=list)
@@ -156,6 +161,11 @@ def lengths(pde: PDE, evaluation: Evaluation, history: int) -> tuple[int, int, i
     trained = len(pde.times) - history
     long = AHEAD * trained
     reference = evaluation.horizon or (trained if evaluation.suite == "quick" else long)
+    if evaluation.steps is not None and evaluation.steps < reference:
+        raise ConfigError(
+            f"evaluation.steps={evaluation.steps} is less than the {reference} steps that have a truth. Give "
+            f"evaluation.horizon too, or more steps."
+        )
     return trained, reference, max(reference, evaluation.steps or long)
 
 
@@ -163,8 +173,8 @@ def reference_problem(pde: PDE, steps: int, history: int) -> PDE:
     """The problem whose trajectories have `steps` frames after those given."""
     assert isinstance(pde, Evolution) and pde.times is not None
     frames = steps + history
-    if frames == len(pde.times):
-        return pde
+    if frames <= len(pde.times):
+        return pde  # whose data have these frames first
     dt = time_step(pde.times)
     assert dt is not None
     times = tuple(float(t) for t in np.arange(frames) * dt)
@@ -209,13 +219,15 @@ def measure_rollout(
                 continue
             out.compare(truth, surrogate)
             advance(1)
+            if out.step == reference:
+                break
         while out.step < steps and out.alive.any():
             out.go_on(surrogate)
             advance(1)
         advance(steps - out.step)
     rollout = out.result(steps)
     if evaluation.suite != "quick" and reference >= 2 * trained:
-        rollout.growth = _growth(pde, problem, rollout, out.first_error, data.seed)
+        rollout.growth = _growth(pde, history, rollout, out.first_error, data.seed)
     return rollout
 
 
@@ -240,7 +252,7 @@ class _Recorder:
         self.alive = torch.ones(n, dtype=torch.bool)
         self.ended = torch.zeros(n, dtype=torch.int64)
         self.reasons = torch.zeros(n, dtype=torch.int64)
-        models = ("surrogate", "persistence", "mean")
+        models = ("surrogate", "persistence", "climate")
         self.errors = {name: torch.full((n, reference), torch.inf, dtype=torch.float64) for name in models}
         self.correlations = {
             name: torch.full((n, reference), torch.nan, dtype=torch.float64) for name in ("surrogate", "persistence")
@@ -249,12 +261,13 @@ class _Recorder:
         self.mean_squares = torch.full((n, reference), torch.inf, dtype=torch.float64)
         self.variance = torch.zeros(n, dtype=torch.float64)
         self.quantities: dict[str, dict[str, Tensor]] = {}
-        self.instants = sorted({1, trained, min(3 * trained, reference), reference})
+        self.instants = sorted({1, min(trained, reference), min(3 * trained, reference), reference})
         self.spectra: dict[str, list[Tensor]] = {"truth": [], "surrogate": []}
         self.shown_steps = sorted({round(s) for s in np.linspace(1, reference, min(reference, SHOWN_FRAMES))})
         self.shown: dict[str, list[Tensor]] = {"truth": [], "surrogate": []}
         self.settled = reference // 2 if reference >= 2 * trained else reference
         self.sums: dict[str, Tensor] = {}
+        self.frames = 0
         edge = max(bounds.peak / FAR, 1e-300) * 1.5
         self.edges = torch.linspace(-edge, edge, BINS + 1, dtype=torch.float64)
         self.counts = {name: torch.zeros(BINS, dtype=torch.float64) for name in ("truth", "surrogate")}
@@ -298,14 +311,19 @@ class _Recorder:
             self.inputs = torch.cat([states, self.inputs[:, self.states :]], 1)
         return self.queue.pop(0)
 
-    def _end(self, state: Tensor, blocked: Tensor | None = None, moving: Tensor | None = None) -> None:
-        """Note which trajectories end with this state, and why."""
+    def _end(self, state: Tensor, *beside_truth: Tensor) -> None:
+        """Note which trajectories end with this state, and why.
+
+        Args:
+            state: The surrogate's.
+            beside_truth: Beside a true one: whether fine scales pile up, whether energy is lost, and whether the truth
+                moves. Without a truth nobody knows.
+        """
         code = metrics.leaving(state, self.before, self.bounds)
-        if moving is None:  # without a truth nobody knows whether it should move
-            moving = torch.zeros_like(self.alive)
+        blocked, lost, moving = beside_truth or (torch.zeros_like(self.alive),) * 3
         code = torch.where((code == 3) & ~moving, 0, code)
-        if blocked is not None:
-            code = torch.where((code == 0) & blocked, len(REASONS), code)
+        code = torch.where((code == 0) & lost, REASONS.index("energy lost") + 1, code)
+        code = torch.where((code == 0) & blocked, REASONS.index("fine scales piling up") + 1, code)
         ends = self.alive & (code > 0)
         self.ended[ends], self.reasons[ends] = self.step, code[ends]
         self.alive &= ~ends
@@ -319,9 +337,15 @@ class _Recorder:
         high = {name: e[:, self.highest].sum(1) for name, e in energy.items()}
         floor = VISIBLE / BLOCKED * energy["truth"].sum(1)
         moving = (truth - self.true_before).flatten(1).norm(dim=1) > 1e-6 * truth.flatten(1).norm(dim=1)
-        self._end(state, high["surrogate"] > BLOCKED * torch.maximum(high["truth"], floor), moving)
+        whole = {name: e.sum(1) for name, e in energy.items()}
+        self._end(
+            state,
+            high["surrogate"] > BLOCKED * torch.maximum(high["truth"], floor),
+            whole["surrogate"] < COLLAPSED * whole["truth"],
+            moving,
+        )
         alive = self.alive
-        candidates = {"surrogate": state, "persistence": self.initial, "mean": self.climate.expand_as(truth)}
+        candidates = {"surrogate": state, "persistence": self.initial, "climate": self.climate.expand_as(truth)}
         if i == 0:
             self.first_error = state.double() - truth
         for name, values in candidates.items():
@@ -354,11 +378,11 @@ class _Recorder:
                 shells = metrics.shell_spectrum(all_of_it[rows[name]], self.pde.grid)
                 self.spectra[name].append(shells.mean(0) if len(shells) else torch.full(shells.shape[1:], torch.nan))
         if self.step > self.settled:
-            for name, all_of_it in energy.items():
-                kept = rows[name]
-                shells = metrics.shell_spectrum(all_of_it[kept], self.pde.grid).sum(0)
+            self.frames += int(self.alive.sum())
+            for name, all_of_it in energy.items():  # of the same trajectories
+                shells = metrics.shell_spectrum(all_of_it[self.alive], self.pde.grid).sum(0)
                 self.sums[name] = self.sums.get(name, torch.zeros_like(shells)) + shells
-                inside = values[name][kept].clamp(self.edges[0], self.edges[-1])
+                inside = values[name][self.alive].clamp(self.edges[0], self.edges[-1])
                 self.counts[name] += torch.histogram(inside, self.edges)[0]
         if self.step in self.shown_steps:
             for name, frames in values.items():
@@ -377,7 +401,7 @@ class _Recorder:
         if self.settled < self.reference and self.alive.any():
             climate = Climate(
                 self.settled + 1,
-                {name: sums / sums.sum() * float(self.counts[name].sum() > 0) for name, sums in self.sums.items()},
+                {name: sums / self.frames for name, sums in self.sums.items()},
                 {name: c / c.sum() for name, c in self.counts.items()},
                 self.edges,
                 {
@@ -416,15 +440,21 @@ class _Recorder:
         )
 
 
-def _growth(pde: PDE, problem: PDE, rollout: Rollout, first_error: Tensor, seed: int) -> list[tuple[Growth, Growth]]:
-    """Growth rates of the surrogate's errors, and of the solver's own from a start that is off by as much."""
-    grid = pde.grid
+def _growth(pde: PDE, history: int, rollout: Rollout, first_error: Tensor, seed: int) -> list[tuple[Growth, Growth]]:
+    """Growth rates of the surrogate's errors, and of the solver's own from a start that is off by as much.
+
+    The solver's trajectories are held in memory whole, and no longer than `AHEAD` times the training's however far the
+    reference goes: errors that grow exponentially have long saturated.
+    """
+    grid, trained = pde.grid, rollout.trained
     times, spread = rollout.times.numpy(), rollout.variance.sqrt()
     tried = [i for i in range(len(spread)) if torch.isfinite(first_error[i]).all()][:GROWTH_SAMPLES]
     norms = rollout.mean_squares.sqrt().numpy()
     own = [metrics.growth_rate(norms[i], times, float(spread[i])) for i in tried]
     if all(g.rate is None for g in own):
-        return []  # nothing grows exponentially: there is no rate to compare
+        return [(g, Growth(None, None, 0, "there is no rate to compare it with")) for g in own]
+    problem = reference_problem(pde, min(len(times), AHEAD * trained), history)
+    times = times[: AHEAD * trained]
     fine = problem.on(problem.label_grid.shape[0])
     start = fine.sample(max(tried) + 1, seed, first_index("test"))[tried]
     method: Method = "spectral" if grid.location == "periodic" else "cubic"

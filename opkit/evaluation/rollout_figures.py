@@ -11,7 +11,6 @@ from opkit.grid import Grid
 
 WIDEST = 128
 """Most points per side of an animated field; finer ones are thinned out."""
-WEIGHT = {"surrogate": 1.8, "persistence": 1.2, "mean": 1.2}
 COLOURS = ("#0b6e99", "#c8553d", "#3a7d44", "#8d6a9f")
 
 

@@ -11,6 +11,7 @@ A parameter that is no input of the surrogate cannot be seen by it: then the err
 which is what happens if it is used there.
 """
 
+import contextlib
 import math
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -61,7 +62,8 @@ def all_shifts(pde: PDE) -> list[Shift]:
     found = pde.shifts()
     if pde.grid.location != "cell" and (pde.resolution - gap) % 2 == 0:
         coarse = (pde.resolution - gap) // 2 + gap
-        found.append(Shift("resolution", coarse / pde.resolution, pde.on(coarse)))
+        with contextlib.suppress(ValueError):  # too coarse for the equation
+            found.append(Shift("resolution", coarse / pde.resolution, pde.on(coarse)))
     return found
 
 
@@ -131,9 +133,13 @@ def _words(rows: list[Record]) -> tuple[str, str]:
         return "not measured", "No shifted problem could be solved: " + (
             rows[0]["reason"] if rows else "none is known."
         )
+    if measured[0]["unchanged"]["value"] is None:
+        return "not measured", f"Its error on the same samples unchanged is {measured[0]['unchanged']['reason']}."
     fails = [r for r in measured if r["ratio"] is None]
     lost = sorted((r for r in measured if r["ratio"] and r["ratio"] > HOLDS), key=lambda r: -r["ratio"])
     name = "{what} times {factor:.3g}"
+    unsolved = [name.format(**r) for r in rows if r["rel_l2"] is None]
+    rest = f" Not solved: {', '.join(unsolved)}." if unsolved else ""
     own = percent(measured[0]["unchanged"]["value"])
     text = f"Outside its training distribution, where the same samples unchanged have {own}: "
     if fails:
@@ -143,11 +149,11 @@ def _words(rows: list[Record]) -> tuple[str, str]:
         text += f"more than {HOLDS:g} times that at {shown}"
         held = [r for r in measured if r["ratio"] and r["ratio"] <= HOLDS]
         text += f"; less at {', '.join(name.format(**r) for r in held)}." if held else "; nowhere less."
-        return "does not hold", text
+        return "does not hold", text + rest
     if fails:
-        return "does not hold", text + "elsewhere its error at most doubles."
+        return "does not hold", text + "elsewhere its error at most doubles." + rest
     worst = max(measured, key=lambda r: r["ratio"])
-    return "holds", text + f"at most {percent(worst['rel_l2']['value'])}, at {name.format(**worst)}."
+    return "holds", text + f"at most {percent(worst['rel_l2']['value'])}, at {name.format(**worst)}.{rest}"
 
 
 def shift_picture(section: Record) -> Picture:

@@ -159,6 +159,8 @@ def resolution_text(row: dict[str, Any], training: int, ndim: int, mode: str, us
     return f"On {grid} it {row['verdict']}{how}: {figures}. {advice}"
 
 
+COLLAPSES = ("frozen", "energy lost")
+"""Reasons for a trajectory's end that are no blow-up."""
 DRIFT = 0.1
 """Largest change of a mean quantity, relative to its start, that is not called a drift."""
 
@@ -169,11 +171,23 @@ def _drifts(drift: dict[str, Any]) -> bool:
     return drift["ci_low"] is None or drift["ci_low"] > 0 or drift["ci_high"] < 0
 
 
-def stability(section: dict[str, Any]) -> tuple[str, str]:
-    """(verdict, sentences) on a long rollout: `diverges`, `drifts` or `stays bounded`.
+def _excess(excess: dict[str, Any]) -> str:
+    if excess["ci_low"] is None:
+        return f"{excess['n']} trajectories are too few to tell them apart."
+    ends = f"the difference has the 95% interval {excess['ci_low']:.2g} to {excess['ci_high']:.2g}"
+    if excess["ci_low"] > 0:
+        return f"faster than the equation's chaos makes them ({ends})."
+    if excess["ci_high"] < 0:
+        return f"slower than those of a perturbed solver ({ends})."
+    return f"not to be told from the equation's chaos ({ends})."
 
-    It diverges if any trajectory ends; it drifts if the mean of one of the equation's quantities ends more than a tenth
-    of its start away from the truth's, and not by chance: its interval leaves zero out.
+
+def stability(section: dict[str, Any]) -> tuple[str, str]:
+    """(verdict, sentences) on a long rollout: `diverges`, `collapses`, `drifts` or `stays bounded`.
+
+    It diverges if any trajectory ends, or collapses if those that do lose their energy or freeze; it drifts if the mean
+    of one of the equation's quantities ends more than a tenth of its start away from the truth's, and not by chance:
+    its interval leaves zero out.
 
     Args:
         section: The report's `rollout`, without these.
@@ -185,7 +199,7 @@ def stability(section: dict[str, Any]) -> tuple[str, str]:
     drifting = {name: q["drift"]["mean"] for name, q in section["quantities"].items() if _drifts(q["drift"])}
     if ended:
         first = min(ended, key=lambda e: e["step"])
-        verdict = "diverges"
+        verdict = "collapses" if {e["reason"] for e in ended} <= set(COLLAPSES) else "diverges"
         text = (
             f"Rolled out {how_far}, {len(ended)} of {n} trajectories fail, the first at step {first['step']} "
             f"({first['reason']}). Do not use it further than that."
@@ -196,7 +210,8 @@ def stability(section: dict[str, Any]) -> tuple[str, str]:
     if drifting:
         worst = max(drifting, key=lambda name: abs(drifting[name]))
         start = "the field's initial size" if worst == "mean" else "its initial value"
-        text += f" Its {worst} is off by {percent(drifting[worst])} of {start} after {reference} steps, on average."
+        text += f" Its {worst} is off by {percent(drifting[worst])} of {start} after {reference} steps, on average"
+        text += f" over the {n - len(ended)} that last." if ended else "."
     lost = section["survival"]["correlation_time"]
     if lost["median"] is not None:
         text += (
@@ -214,8 +229,5 @@ def stability(section: dict[str, Any]) -> tuple[str, str]:
     if growth["excess"] is not None:
         excess = growth["excess"]
         rates = f"{growth['surrogate']['value']:.3g} per time unit, the solver's own {growth['solver']['value']:.3g}"
-        above = excess["ci_low"] is not None and excess["ci_low"] > 0
-        text += f" Errors grow at {rates}: " + (
-            "faster than the equation's chaos makes them." if above else "what the equation's chaos allows."
-        )
+        text += f" Errors grow at {rates}: {_excess(excess)}"
     return verdict, text

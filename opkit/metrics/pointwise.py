@@ -33,7 +33,7 @@ def norm(values: Float[Tensor, "n c *x"], weights: Float[Tensor, "*x"] | None = 
 
 
 def rel_l2(
-    prediction: Float[Tensor, "n c *x"], truth: Float[Tensor, "n c *x"], grid: Grid | None = None, least: float = 0.0
+    prediction: Float[Tensor, "n c *x"], truth: Float[Tensor, "n c *x"], grid: Grid | None = None
 ) -> Float[Tensor, " n"]:
     """Relative L2 error per sample: space and channels jointly, physical units in, a pure number out.
 
@@ -42,10 +42,9 @@ def rel_l2(
         truth: Likewise.
         grid: Supplies quadrature weights. Without it all points count alike, as in the FNO papers; on nodes the
             difference is the weight of the walls.
-        least: A sample whose ||u|| is not above it has no relative error: NaN.
     """
     weights = grid.weights if grid is not None else None
-    return ratio(norm(difference(prediction, truth), weights), norm(truth, weights), least)
+    return ratio(norm(difference(prediction, truth), weights), norm(truth, weights))
 
 
 def rel_h1(prediction: Float[Tensor, "n c *x"], truth: Float[Tensor, "n c *x"], grid: Grid) -> Float[Tensor, " n"]:
@@ -174,6 +173,6 @@ def difference(prediction: Tensor, truth: Tensor) -> Tensor:
     return prediction.to(torch.float64) - truth.to(torch.float64)
 
 
-def ratio(error: Tensor, scale: Tensor, least: float = 0.0) -> Tensor:
-    """error / scale, NaN where the scale is not above `least`: no epsilon hides a vanishing denominator."""
-    return torch.where(scale > least, error / scale, torch.nan)
+def ratio(error: Tensor, scale: Tensor) -> Tensor:
+    """error / scale, NaN where the scale is zero: no epsilon hides a vanishing denominator."""
+    return torch.where(scale > 0, error / scale, torch.nan)

@@ -159,7 +159,7 @@ def leaving(state: Float[Tensor, "n c *x"], before: Float[Tensor, "n c *x"], bou
     size = flat.square().mean(1).sqrt()
     finite = torch.isfinite(flat).all(1)
     large = (size > bounds.norm) | (flat.abs().amax(1) > bounds.peak)
-    frozen = change.square().mean(1).sqrt() < bounds.still * size
+    frozen = change.square().mean(1).sqrt() <= bounds.still * size  # what is zero stays so
     code = torch.where(frozen, 3, 0)
     code = torch.where(large, 2, code)
     return torch.where(finite, code, 1)
@@ -207,7 +207,7 @@ def growth_rate(errors: np.ndarray, times: np.ndarray, spread: float) -> Growth:
             None, None, max(0, stop - start), "fewer than five frames between its first values and saturation"
         )
     fit = linregress(times[start:stop], np.log(errors[start:stop]))
-    if fit.rvalue**2 < 0.9:
+    if not fit.rvalue**2 >= 0.9:  # NaN: it does not change
         return Growth(None, float(fit.rvalue**2), stop - start, "its logarithm is no straight line")
     return Growth(float(fit.slope), float(fit.rvalue**2), stop - start)
 

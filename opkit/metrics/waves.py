@@ -132,12 +132,14 @@ def log_spectral_distance(
 ) -> Float[Tensor, " n"]:
     """Root mean square difference of the decimal logarithms of two shell spectra, over the lowest two thirds of shells.
 
-    Shells that hold less than `floor` of the true energy are left out: float32 fields have nothing to say there.
+    Shells that hold less than `floor` of the true energy are left out: float32 fields have nothing to say there. For
+    the same reason a prediction's shell is not taken for emptier than that, so each counts twelve decades at most.
     """
     count = max(1, 2 * truth.shape[1] // 3)
     own, true = prediction[:, :count].double(), truth[:, :count].double()
-    kept = true > floor * truth.sum(1, keepdim=True)
-    apart = torch.where(kept, (own.clamp_min(torch.finfo(torch.float64).tiny) / true).log10(), 0.0)
+    least = floor * truth.sum(1, keepdim=True).double()
+    kept = true > least
+    apart = torch.where(kept, (torch.maximum(own, least) / true).log10(), 0.0)
     return ratio(apart.square().sum(1), kept.sum(1).double()).sqrt()
 
 

@@ -184,7 +184,9 @@ class Darcy(PDE):
         elif self.coefficient == "lognormal":
             found += self._shifted("amplitude of log a", (0.5, 2.0), lambda f: {"sigma": self.sigma * f})
         if self.coefficient == "checkerboard":
-            found += self._shifted("cells per side", (0.5, 2.0), lambda f: {"cells": max(1, round(self.cells * f))})
+            counts = {max(1, round(self.cells * f)) for f in (0.5, 2.0)} - {self.cells}
+            exact = tuple(count / self.cells for count in sorted(counts))  # of an odd number there is no half
+            found += self._shifted("cells per side", exact, lambda f: {"cells": round(self.cells * f)})
         elif self.coefficient != "multiscale":
 
             def longer(factor: float) -> dict[str, Any]:
