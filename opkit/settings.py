@@ -237,4 +237,6 @@ class Evaluation:
         if self.timing is not None and not (math.isfinite(self.timing) and self.timing >= 0):
             raise ValueError(f"evaluation.timing must not be negative, got {self.timing}.")
         _at_least("evaluation", 1, horizon=self.horizon, steps=self.steps, rollouts=self.rollouts)
+        if self.resolutions is not None and not self.resolutions:
+            raise ValueError("evaluation.resolutions=[] names no grid; null takes those that share the labels' grid.")
         _at_least("evaluation", 5, resolutions=min(self.resolutions or (5,)))

@@ -16,7 +16,7 @@ from opkit.cli.settings import (
     resolve,
     worker_count,
 )
-from opkit.errors import ConfigError
+from opkit.errors import ConfigError, Preempted
 from opkit.registry import read_yaml, tuples
 
 if TYPE_CHECKING:
@@ -29,7 +29,19 @@ NOTE = (
 
 
 def evaluate(argv: list[str]) -> int:
+    from opkit.signals import preemptible
+
+    with preemptible():
+        try:
+            return _evaluate_all(argv)
+        except Preempted as stop:
+            raise Preempted(stop.signal, "reports are as they were; the same command begins again") from None
+
+
+def _evaluate_all(argv: list[str]) -> int:
     request = Request(argv)
+    if "suite" in request.overrides:
+        request.overrides["evaluation.suite"] = request.overrides.pop("suite")
     if "help" not in request.flags and not request.positional:
         raise ConfigError("give a run or bundle directory, or several, as in `opkit evaluate runs/fno-darcy`.")
     from opkit.settings import Data, Evaluation
@@ -60,12 +72,17 @@ def evaluate(argv: list[str]) -> int:
             "a trained surrogate knows its PDE and model; give only data.*, evaluation.*, suite, workers, device, gate "
             "and output."
         )
-    paths = [Path(p) for p in dict.fromkeys(os.path.normpath(p) for p in request.positional)]
+    paths = list({p.resolve(): p for p in map(Path, request.positional)}.values())
+    for path in paths:
+        if not path.is_dir():
+            raise ConfigError(f"{path} is no directory. Give that of a run or a bundle, as in runs/fno-darcy.")
     if "print_config" in request.flags:
         for path in paths:
             print(dump(_settings(path, parser, request)[0]), end="")
         return 0
     if len(paths) == 1 and not _members(paths[0])[1:]:
+        if "output" in request.overrides:
+            raise ConfigError("output= is for the comparison of several runs; this is one, its report goes into it.")
         return _evaluate(paths[0], parser, request)
     return _compare(paths, parser, request)
 
@@ -83,8 +100,7 @@ def _settings(path: Path, parser: "ArgumentParser", request: Request) -> tuple[d
         saved = read_yaml(path / "config.yaml")
         merge(settings, {k: saved[k] for k in ("evaluation",) if k in saved})
     config = plain(resolve(parser, settings, request, "evaluate"))
-    if config["suite"] is not None:
-        config["evaluation"]["suite"] = config["suite"]
+    del config["suite"]
     return config, surrogate, bundle
 
 
@@ -100,7 +116,7 @@ def _evaluate(path: Path, parser: "ArgumentParser", request: Request) -> int:
     evaluation = construct("evaluation", Evaluation, tuples(config["evaluation"]))
     pde = problem_of(surrogate.physics)
     grids = (pde.resolution, *fine_resolutions(pde, evaluation))
-    gate = parse_gate(config["gate"], grids, pde.times is not None) if config["gate"] else None
+    gate = parse_gate(config["gate"], grids, pde.times is not None) if config["gate"] is not None else None
     surrogate.to(device_name(config["device"]))
     workers = worker_count(config["workers"])
     report = evaluate_surrogate(surrogate, pde, data, evaluation, path / "evaluation", bundle, workers, record=False)

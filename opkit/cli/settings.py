@@ -67,7 +67,7 @@ class Request:
             if dashed and key in flags and not equals:
                 self.flags.add(key)
                 continue
-            if not dashed and (not equals or "/" in key):  # a path may have an equals sign in it
+            if not dashed and (not equals or "/" in key or Path(argument).is_dir()):  # whose name may have one in it
                 self.positional.append(argument)
                 continue
             if not equals:

@@ -162,7 +162,7 @@ def measure(surrogate: Surrogate, pde: PDE, data: Data, evaluation: Evaluation, 
     test_set = ensure(pde, "test", data.test, data.seed, workers)
     history = 1 if pde.times is None else surrogate.stepping.history
     inputs, truth = as_channels(pde, pair(pde, test_set.load(data.test), history))
-    training = training_statistics(pde, data, history, workers)
+    training = training_statistics(surrogate, pde, data, history, workers)
     mean = training.mean
     keys = {str(pde.resolution): test_set.key}
 
@@ -179,7 +179,7 @@ def measure(surrogate: Surrogate, pde: PDE, data: Data, evaluation: Evaluation, 
     with progress("evaluate", len(inputs) + n * len(resolutions), "samples") as advance:
         predictions = []
         for rows in _batches(len(inputs), pde.grid, steps):
-            predictions.append(_predict(surrogate, inputs[rows], steps))
+            predictions.append(_predict(surrogate, inputs[rows], steps, training.bounds))
             advance(len(inputs[rows]))
         prediction = torch.cat(predictions)
         coarse = Grids(pde.resolution)
@@ -246,8 +246,17 @@ def as_channels(pde: PDE, fields: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor
     return inputs, targets if pde.times is None else targets.flatten(1, 2)
 
 
-def _predict(surrogate: Surrogate, inputs: Tensor, steps: int | None) -> Tensor:
-    return surrogate(inputs) if steps is None else surrogate.rollout(inputs, steps).flatten(1, 2)
+def _predict(surrogate: Surrogate, inputs: Tensor, steps: int | None, bounds: Bounds | None = None) -> Tensor:
+    """A steady solution; or the frames of a rollout as channels, infinite from the one on that leaves the bounds."""
+    if steps is None:
+        return surrogate(inputs)
+    frames = surrogate.rollout(inputs, steps)
+    if bounds is not None:
+        flat = frames.double().flatten(2)
+        inside = (flat.square().mean(2).sqrt() <= bounds.norm) & (flat.abs().amax(2) <= bounds.peak)
+        left = ~inside.long().cummin(1).values.bool()
+        frames = frames.masked_fill(left.view(*left.shape, *(1 for _ in frames.shape[2:])), torch.inf)
+    return frames.flatten(1, 2)
 
 
 def _coarse_solver(pde: PDE, inputs: Tensor, steps: int | None, history: int) -> Tensor | None:
@@ -288,11 +297,15 @@ def _correlations(prediction: Tensor, truth: Tensor, grid: Grid, steps: int) -> 
     return metrics.correlation(own, true, grid)
 
 
-def training_statistics(pde: PDE, data: Data, history: int, workers: int | None) -> Training:
-    """Of the training targets, which are read for it; made anew if they are not there."""
+def training_statistics(surrogate: Surrogate, pde: PDE, data: Data, history: int, workers: int | None) -> Training:
+    """Of the training targets, which are read for it; made anew if they are not there. With other seeds and sizes given
+    the test set is another one, but the surrogate was trained on what its bundle says."""
+    known = surrogate.physics.get("data", {})
+    seed, mode = known.get("seed", data.seed), known.get("mode", data.mode)
     # Online, training samples were not kept; those to validate have the same law.
-    split, count = ("train", data.train) if data.mode == "stored" else ("val", data.val)
-    stored = ensure(pde, split, count, data.seed, workers).load(count)
+    split = "train" if mode == "stored" else "val"
+    count = known.get(split, getattr(data, split))
+    stored = ensure(pde, split, count, seed, workers).load(count)
     _, targets = as_channels(pde, pair(pde, stored, history))
     mean = targets.mean(0, dtype=torch.float64).float()
     frames = targets.unflatten(1, (-1, len(pde.outputs)))

@@ -13,20 +13,21 @@ from jaxtyping import Float
 from torch import Tensor
 
 from opkit.grid import Grid
+from opkit.metrics.pointwise import check_pair, difference
 from opkit.metrics.trajectories import correlation
 
 
 def fno_rel_l2(prediction: Float[Tensor, "n *any"], truth: Float[Tensor, "n *any"]) -> Float[Tensor, ""]:
     """FNO's test error: the relative L2 norm of each sample, space, time and channels flattened, all points alike, then
     the mean over samples. `opkit.metrics.rel_l2` weighs points by quadrature, which on nodes differs at the walls."""
-    error, size = ((v.double()).flatten(1).norm(dim=1) for v in (prediction - truth, truth))
+    error, size = (v.flatten(1).norm(dim=1) for v in (difference(prediction, truth), truth.double()))
     return (error / size).mean()
 
 
 def pdebench_nrmse(prediction: Float[Tensor, "n t c *x"], truth: Float[Tensor, "n t c *x"]) -> Float[Tensor, ""]:
     """PDEBench's nRMSE: per sample, channel and time the root mean square error over the root mean square of the truth,
     averaged over samples, then over channels and times."""
-    error, size = (v.double().square().flatten(3).mean(3).sqrt() for v in (prediction - truth, truth))
+    error, size = (v.square().flatten(3).mean(3).sqrt() for v in (difference(prediction, truth), truth.double()))
     return (error / size).mean(0).mean()
 
 
@@ -34,7 +35,7 @@ def pdebench_crmse(prediction: Float[Tensor, "n t c *x"], truth: Float[Tensor, "
     """PDEBench's RMSE of conserved quantities: difference of the sums over space, root mean square over samples, over
     the number of points, averaged over channels and times."""
     points = truth[0, 0, 0].numel()
-    sums = (prediction - truth).double().flatten(3).sum(3)
+    sums = difference(prediction, truth).flatten(3).sum(3)
     return (sums.square().mean(0).sqrt() / points).mean()
 
 
@@ -47,8 +48,10 @@ def pdebench_frmse(
     negative alone, so Parseval's identity does not hold; root mean square over samples, over the number of points,
     times the box, averaged over each band's shells. `opkit.metrics.rmse_bands` has all waves and adds up.
     """
-    error = (prediction - truth).double()
+    error = difference(prediction, truth)
     shape = error.shape[3:]
+    if len(shape) > 2 or min(shape) // 2 <= 12:
+        raise ValueError(f"PDEBench's bands need more than 24 points a side, in one or two dimensions; got {shape}.")
     if len(shape) == 1:
         power = torch.fft.rfft(error).abs().square()
     else:
@@ -63,21 +66,20 @@ def pdebench_frmse(
     return tuple(float(b.mean()) for b in bands)  # type: ignore[return-value]
 
 
-def well_vrmse(prediction: Float[Tensor, "n *t c x"], truth: Float[Tensor, "n *t c x"]) -> Tensor:
-    """The Well's VRMSE of fields flattened in space: sqrt(<e^2> / (var + 1e-7)) with Bessel's correction in var.
+def well_vrmse(prediction: Float[Tensor, "n c *x"], truth: Float[Tensor, "n c *x"]) -> Float[Tensor, "n c"]:
+    """The Well's VRMSE: sqrt(<e^2> / (var + 1e-7)) with Bessel's correction in var.
 
     Returns:
-        `(n, ..., c)`. The number inside the root makes it wrong for fields whose variance is not far above 1e-7, in
+        `(n, c)`. The number inside the root makes it wrong for fields whose variance is not far above 1e-7, in
         whatever unit they are; the correction is a factor ((M - 1) / M)^1/2 for M points.
     """
-    u = truth.double()
-    error = (prediction.double() - u).square().mean(-1)
-    return (error / (u.var(-1, correction=1) + 1e-7)).sqrt()
+    error = difference(prediction, truth).flatten(2).square().mean(2)
+    return (error / (truth.double().flatten(2).var(2, correction=1) + 1e-7)).sqrt()
 
 
 def apebench_mean_nrmse(prediction: Float[Tensor, "n c *x"], truth: Float[Tensor, "n c *x"]) -> Float[Tensor, ""]:
     """APEBench's mean_nRMSE of one frame: ratios of channels are summed, not averaged, then the mean over samples."""
-    error, size = (v.double().square().flatten(2).mean(2).sqrt() for v in (prediction - truth, truth))
+    error, size = (v.square().flatten(2).mean(2).sqrt() for v in (difference(prediction, truth), truth.double()))
     return (error / size).sum(1).mean()
 
 
@@ -91,6 +93,7 @@ def apebench_gmean(errors: Float[Tensor, " t"], steps: int = 100) -> Float[Tenso
 def apebench_correlation(prediction: Float[Tensor, "n c *x"], truth: Float[Tensor, "n c *x"]) -> Float[Tensor, ""]:
     """APEBench's correlation: the cosine of the angle between fields, which are not centred, averaged over channels and
     samples. `opkit.metrics.correlation` is centred."""
+    check_pair(prediction, truth)
     p, u = prediction.double().flatten(2), truth.double().flatten(2)
     return ((p * u).sum(2) / (p.norm(dim=2) * u.norm(dim=2))).mean()
 

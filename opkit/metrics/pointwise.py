@@ -139,7 +139,8 @@ def vrmse(
     mean = space_mean(u, grid)
     centred = u - mean.view(*mean.shape, *(1 for _ in u.shape[2:]))
     error = space_mean(difference(prediction, truth).square(), grid)
-    return ratio(error.sqrt(), space_mean(centred.square(), grid).sqrt()).mean(1)
+    varies = u.flatten(2).amax(2) > u.flatten(2).amin(2)  # round-off of the mean is no variance
+    return ratio(error.sqrt(), torch.where(varies, space_mean(centred.square(), grid).sqrt(), 0.0)).mean(1)
 
 
 def srmse(
@@ -151,6 +152,8 @@ def srmse(
     """Root mean square error per sample and channel over a fixed scale (the training data's standard deviation, say),
     then the mean over channels: of a field that decays it does not inflate, as relative errors do."""
     error = space_mean(difference(prediction, truth).square(), grid)
+    if scale.shape != error.shape[1:]:
+        raise ValueError(f"scale has one number per channel, {error.shape[1]}; got shape {tuple(scale.shape)}.")
     return (error.sqrt() / scale.to(error)).mean(1)
 
 
@@ -158,6 +161,8 @@ def space_mean(values: Float[Tensor, "n c *x"], grid: Grid | None = None) -> Flo
     """Mean over space by quadrature; without a grid all points count alike."""
     if grid is None:
         return values.flatten(2).mean(2)
+    if values.shape[2:] != grid.shape:
+        raise ValueError(f"A field (n, c, *x) on a grid {grid.shape} is expected, got shape {tuple(values.shape)}.")
     weights = grid.weights.to(values.device)
     return (values * weights).flatten(2).sum(2) / weights.sum()
 
@@ -168,9 +173,16 @@ def difference(prediction: Tensor, truth: Tensor) -> Tensor:
     Raises:
         ValueError: Their shapes differ.
     """
+    check_pair(prediction, truth)
+    return prediction.to(torch.float64) - truth.to(torch.float64)
+
+
+def check_pair(prediction: Tensor, truth: Tensor) -> None:
+    """Raise ValueError unless both are real and of one shape: broadcasting would give an answer."""
     if prediction.shape != truth.shape:
         raise ValueError(f"Prediction and truth differ in shape: {tuple(prediction.shape)}, {tuple(truth.shape)}.")
-    return prediction.to(torch.float64) - truth.to(torch.float64)
+    if prediction.is_complex() or truth.is_complex():
+        raise ValueError("Prediction and truth are complex; give real fields, real and imaginary parts as channels.")
 
 
 def ratio(error: Tensor, scale: Tensor) -> Tensor:

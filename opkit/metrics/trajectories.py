@@ -23,6 +23,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from opkit.grid import Grid
+from opkit.metrics.pointwise import check_pair
 
 CORRELATED = 0.8
 """Correlation below which a trajectory counts as lost."""
@@ -61,6 +62,9 @@ def correlation(
     Returns:
         `(n, t)`; NaN where either frame is constant or not finite.
     """
+    check_pair(prediction, truth)
+    if prediction.shape[3:] != grid.shape:
+        raise ValueError(f"Frames (n, t, c, *x) on a grid {grid.shape} are expected, got {tuple(prediction.shape)}.")
     weights = grid.weights.to(prediction.device)
     weights = weights / weights.sum()
     axes = tuple(range(-grid.ndim, 0))
@@ -73,8 +77,9 @@ def correlation(
 
     p, u = centred(prediction), centred(truth)
     both, own, true = ((v * weights).sum((-grid.ndim - 1, *axes)) for v in (p * u, p * p, u * u))
+    varies = [(v.flatten(3).amax(3) > v.flatten(3).amin(3)).any(2) for v in (prediction, truth)]
     size = (own * true).sqrt()
-    return torch.where(size > 0, both / size, torch.nan)
+    return torch.where((size > 0) & varies[0] & varies[1], both / size, torch.nan)
 
 
 def first_crossing(
@@ -90,18 +95,26 @@ def first_crossing(
         below: Whether falling below it is the event; else rising above.
 
     Returns:
-        Times interpolated linearly between frames; at the frame itself where its value is not finite.
+        Times interpolated linearly between frames. Where the value is not finite, the time of the frame before it: the
+        limit for ever larger ones, so that what explodes is never later than what is merely wrong.
+
+    Raises:
+        ValueError: `times` are not as many as the frames, or time 0 is not on the good side.
     """
+    if times.shape != values.shape[1:]:
+        raise ValueError(f"{values.shape[1]} frames need as many times, got {tuple(times.shape)}.")
     values = values.double()
     if not below:
         values, threshold, initial = -values, -threshold, -initial
+    if initial < threshold:
+        raise ValueError(f"threshold={abs(threshold):g}: what is {abs(initial):g} at time 0 has crossed it already.")
     crossed = ~(values >= threshold)  # NaN has crossed too
     happened = crossed.any(1)
     first = crossed.double().argmax(1)
     t = torch.cat([times.new_zeros(1), times]).double()
     before = torch.cat([torch.full_like(values[:, :1], initial), values], 1).gather(1, first[:, None])[:, 0]
     after = values.gather(1, first[:, None])[:, 0]
-    share = torch.where(torch.isfinite(after), (before - threshold) / (before - after), 1.0)
+    share = torch.where(torch.isfinite(after), (before - threshold) / (before - after), 0.0)
     when = t[first] + share * (t[first + 1] - t[first])
     return Events(torch.where(happened, when, t[-1]), happened)
 
@@ -197,6 +210,8 @@ def growth_rate(errors: np.ndarray, times: np.ndarray, spread: float) -> Growth:
     from scipy.stats import linregress
 
     errors, times = np.asarray(errors, np.float64), np.asarray(times, np.float64)
+    if not len(errors):
+        return Growth(None, None, 0, "no frames")
     low, high = max(2 * errors[0], 1e-6 * spread), 0.2 * math.sqrt(2) * spread
     end = np.flatnonzero(~(errors <= high))  # NaN ends it too
     begin = np.flatnonzero(errors >= low)
@@ -217,7 +232,7 @@ def power_law(errors: np.ndarray, times: np.ndarray) -> Growth:
     from scipy.stats import linregress
 
     errors = np.asarray(errors, np.float64)
-    kept = np.isfinite(errors) & (errors > 0)
+    kept = np.isfinite(errors) & (errors > 0) & (np.asarray(times) > 0)
     if kept.sum() < 5:
         return Growth(None, None, int(kept.sum()), "fewer than five frames")
     fit = linregress(np.log(np.asarray(times, np.float64)[kept]), np.log(errors[kept]))

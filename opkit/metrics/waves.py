@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from opkit.grid import Grid
-from opkit.metrics.pointwise import difference, norm, ratio
+from opkit.metrics.pointwise import check_pair, difference, norm, ratio
 from opkit.transforms import dst1, dst2
 
 
@@ -135,6 +135,7 @@ def log_spectral_distance(
     Shells that hold less than `floor` of the true energy are left out: float32 fields have nothing to say there. For
     the same reason a prediction's shell is not taken for emptier than that, so each counts twelve decades at most.
     """
+    check_pair(prediction, truth)
     count = max(1, 2 * truth.shape[1] // 3)
     own, true = prediction[:, :count].double(), truth[:, :count].double()
     least = floor * truth.sum(1, keepdim=True).double()
@@ -148,6 +149,7 @@ def phase_error(
 ) -> Float[Tensor, "b n"]:
     """1 - |<P p, P u>| / (||P p|| ||P u||) in each of the `BANDS`: 0 where a prediction only has other amplitudes, 1
     where its waves have nothing to do with the truth's. NaN where either has none."""
+    check_pair(prediction, truth)
     sums, differences = prediction.double() + truth.double(), prediction.double() - truth.double()
     inside = band_masks(grid).double()
 
