@@ -112,6 +112,14 @@ def test_the_exact_solver_super_resolves_where_there_is_something_to_resolve(one
     assert finest["scales"]["unresolved_gain"]["value"] > 1 - 1e-6
     # On 96 points the exact solution is found, on 192 the labels' own error stands.
     assert 0 < middle["data_accuracy"]["value"] < 1e-4 and 0 < finest["data_accuracy"]["value"] < 1e-3
+    # Filtered, the truth on 24 points is its first waves; the input, of six, stays as it is.
+    a = ROUGH.on(192).sample(4, 0, 2 * 2**32)
+    waves = torch.fft.rfft(ROUGH.on(192).solve(a)[:, 1:, 0], norm="forward")[..., :13]
+    waves[..., 12] = 2 * waves[..., 12].real
+    cut = torch.fft.irfft(waves, n=24, norm="forward")
+    own = ROUGH.solve(a[..., ::8])[:, 1:, 0]
+    expected = (own - cut).flatten(1).norm(dim=1) / cut.flatten(1).norm(dim=1)
+    torch.testing.assert_close(measured.coarse.filtered, expected, rtol=1e-4, atol=0)
     assert home["divergence_time"]["censored"] == finest["divergence_time"]["censored"] == 1
     assert finest["last_frame"]["log_spectral_distance"] < 1e-3 < home["last_frame"]["log_spectral_distance"]
 
