@@ -186,11 +186,12 @@ def test_verdicts(gain, unresolved, resolved, verdict):
     assert super_resolution(*figures, 0.05, False) == without  # the data cannot show the gain
 
 
-def row(own=0.03, free=0.05, accuracy=0.001, finer=0.2, strided=0.03, filtered=0.03, verdict="transfers", **more):
+def row(own=0.03, free=0.05, accuracy=0.001, finer=0.2, strided=0.03, filtered=0.03, unresolved=-1.0, **more):
     figures = {"surrogate": own, "interpolation": free, "oracle": 0.04, "data_accuracy": accuracy, "strided": strided}
     found = {name: {"value": value, "n": 8, "reason": "it blew up."} for name, value in figures.items()}
-    found |= {"filtered": {"value": filtered, "n": 8}, "scales": {"truth_unresolved": {"value": finer}}}
-    return found | {"resolution": 49, "verdict": verdict, "correlation_time": None, "divergence_time": None} | more
+    scales = {"truth_unresolved": finer, "gain": 0.64, "unresolved_gain": unresolved}
+    found |= {"filtered": {"value": filtered, "n": 8}, "scales": {k: {"value": v} for k, v in scales.items()}}
+    return found | {"resolution": 49, "verdict": "transfers", "correlation_time": None, "divergence_time": None} | more
 
 
 @pytest.mark.parametrize(
@@ -212,6 +213,8 @@ def test_what_is_to_be_held_against_a_gain_is_said(figures, said):
     plain = resolution_text(row(), {}, 13, 2, "native")
     assert text.endswith("interpolation would not.") if said is None else said in text
     assert said is not None or text.count(".") == plain.count(".")
+    better = resolution_text(row(unresolved=0.5), {}, 13, 2, "native")  # not shown to be chance
+    assert better.endswith("It keeps its error there.")
 
 
 def test_a_rollout_that_fails_earlier_on_a_finer_grid_is_said():

@@ -183,6 +183,9 @@ def resolution_text(
         "transfers": "It keeps its error there, and adds no detail that interpolation would not.",
         "does not transfer": f"Use it on {coarse} and interpolate.",
     }[row["verdict"]]
+    gains = [row["scales"][name]["value"] for name in ("gain", "unresolved_gain")]
+    if row["verdict"] == "transfers" and all(g is not None and g > 0 for g in gains):
+        advice = "It keeps its error there."  # and may add detail, which the data do not show
     if useless:
         advice = f"What is useless on {coarse} cannot be more on a finer grid."
     how = "" if mode == "native" else f" ({MODES[mode]})"
