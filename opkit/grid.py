@@ -23,7 +23,7 @@ LOCATIONS: tuple[Location, ...] = ("node", "cell", "periodic")
 Boundary = Literal["periodic", "dirichlet", "neumann", "open"]
 BOUNDARIES: tuple[Boundary, ...] = ("periodic", "dirichlet", "neumann", "open")
 """What is known of the solution on the walls: nothing of it, as there are none; zero; zero slope; nothing."""
-Method = Literal["auto", "strided", "linear", "cubic", "spectral"]
+Method = Literal["auto", "strided", "linear", "cubic", "spectral", "sine", "cosine", "fejer", "average"]
 
 
 def axis_positions(
@@ -130,8 +130,12 @@ class Grid:
             values: The field; any leading axes, then one axis per axis of this grid.
             target: A grid on the same box.
             method: "strided" copies coinciding points (and fails where there are none), "linear" and "cubic"
-                (not-a-knot spline) interpolate, "spectral" is trigonometric and for periodic grids alone. "auto" is
-                strided where the points coincide, else spectral on periodic grids and cubic on the others.
+                (not-a-knot spline) interpolate, "spectral" is trigonometric and for periodic grids alone. Between walls
+                "sine" and "cosine" do the same with the series of a field that vanishes on the walls, and of any;
+                "fejer" is "cosine" with the k-th of n waves times 1 - k / n (Fejer 1904), which leaves neither the
+                bounds of the values nor, on this very grid, their points as they were; "average" takes the mean over
+                the cell a target point stands for. "auto" is strided where the points coincide, else spectral on
+                periodic grids and cubic on the others.
 
         Raises:
             ValueError: The shape does not fit, the boxes differ, or the method does not apply.
@@ -155,9 +159,12 @@ class Grid:
             if self.location != "periodic":
                 raise ValueError(f"Spectral resampling needs a periodic grid, got a {self.location} grid.")
             return _resample_periodic(values, target.shape)
+        rule = _RULES.get(method, _interpolation_matrix)
+        if rule is not _interpolation_matrix and self.location == "periodic":
+            raise ValueError(f'Resampling by "{method}" is for fields between walls; use "spectral".')
         for i in range(self.ndim):
             key = (self.shape[i], self.location, target.shape[i], target.location, method)
-            matrix = torch.from_numpy(_interpolation_matrix(*key)).to(values)
+            matrix = torch.from_numpy(rule(*key)).to(values)
             values = torch.movedim(torch.movedim(values, i - self.ndim, -1) @ matrix.mT, -1, i - self.ndim)
         return values
 
@@ -174,6 +181,44 @@ def _interpolation_matrix(n: int, source: Location, m: int, target: Location, me
     degree = min(3 if method == "cubic" else 1, n - 1)
     boundary: Literal["periodic"] | None = "periodic" if source == "periodic" and degree == 3 else None
     return make_interp_spline(x, data, k=degree, bc_type=boundary)(y)
+
+
+@lru_cache(maxsize=64)
+def _wave_matrix(n: int, source: Location, m: int, target: Location, method: str) -> np.ndarray:
+    """Likewise for a series of half waves: all that n points hold, less those that m do not."""
+    first = 1 if method == "sine" else 0
+
+    def last(points: int, location: Location) -> int:
+        return points - 1 + first - 2 * first * (location == "node")
+
+    k = np.arange(first, min(last(n, source), last(m, target)) + 1)
+    wave = np.sin if method == "sine" else np.cos
+    here, there = (wave(np.pi * np.outer(axis_positions(*g).numpy(), k)) for g in ((n, source), (m, target)))
+    weights = np.ones(n)
+    if source == "node":
+        weights[[0, -1]] = 0.5
+    projection = here.T * weights  # the waves are orthogonal in this sum
+    projection /= (projection * here.T).sum(1, keepdims=True)
+    if method == "fejer":
+        projection *= np.maximum(0, 1 - k / (n - (source == "node")))[:, None]
+    return there @ projection
+
+
+@lru_cache(maxsize=64)
+def _mean_matrix(n: int, source: Location, m: int, target: Location, method: str) -> np.ndarray:
+    """Likewise for the mean over the target's cells of a field that is constant on the source's."""
+
+    def edges(points: int, location: Location) -> np.ndarray:
+        if location == "cell":
+            return np.arange(points + 1) / points
+        return np.clip((np.arange(points + 1) - 0.5) / (points - 1), 0, 1)
+
+    own, other = edges(n, source), edges(m, target)
+    shared = np.minimum(other[1:, None], own[1:]) - np.maximum(other[:-1, None], own[:-1])
+    return shared.clip(0) / np.diff(other)[:, None]
+
+
+_RULES = {"sine": _wave_matrix, "cosine": _wave_matrix, "fejer": _wave_matrix, "average": _mean_matrix}
 
 
 def _resample_periodic(values: Tensor, shape: tuple[int, ...]) -> Tensor:

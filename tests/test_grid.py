@@ -80,6 +80,48 @@ def test_spectral_resampling_keeps_a_nyquist_wave():
     torch.testing.assert_close(Grid((16,), "periodic").resample(fine, grid, "spectral"), wave)
 
 
+@pytest.mark.parametrize("location", ["node", "cell"])
+@pytest.mark.parametrize("shapes", [((9, 12), (17, 30)), ((17, 30), (9, 12)), ((12, 9), (10, 16))])
+@pytest.mark.parametrize(("method", "wave"), [("sine", torch.sin), ("cosine", torch.cos)])
+def test_series_between_walls_are_exact_for_the_waves_both_grids_hold(location, shapes, method, wave):
+    grid, target = (Grid(shape, location) for shape in shapes)
+    field = lambda g: wave(torch.pi * 7 * g.coordinates[0]) * wave(torch.pi * 2 * g.coordinates[1])  # noqa: E731
+    torch.testing.assert_close(grid.resample(field(grid), target, method), field(target), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("location", ["node", "cell"])
+def test_series_between_walls_cut_off_what_the_coarser_grid_does_not_hold(location):
+    """Wave 12 takes the values of wave 4 (with a sign) at every other of 17 nodes."""
+    grid, target = Grid((17,), location), Grid((9,), location)
+    for method, wave in (("sine", torch.sin), ("cosine", torch.cos)):
+        fine = grid.resample(wave(torch.pi * 12 * grid.axis(0)), target, method)
+        torch.testing.assert_close(fine, torch.zeros(9).double(), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("location", ["node", "cell"])
+def test_fejer_means_weight_waves_linearly_and_keep_bounds(location):
+    grid = Grid((9,), location)
+    top = {"node": 8, "cell": 9}[location]
+    for fine in (grid, grid.refine(3), Grid((14,), location)):
+        for k in range(9):
+            u, v = (torch.cos(torch.pi * k * g.axis(0)) for g in (grid, fine))
+            torch.testing.assert_close(grid.resample(u, fine, "fejer"), (1 - k / top) * v, rtol=0, atol=1e-14)
+        jumps = (torch.rand(300, 9) < 0.5).double()
+        means = grid.resample(jumps, fine, "fejer")
+        assert means.min() > -1e-14 and means.max() < 1 + 1e-14
+        assert (grid.resample(jumps, fine, "cosine").min() < -0.05) == (fine != grid)
+
+
+def test_averages_are_means_over_the_cells_of_points():
+    values = torch.tensor([0.0, 4.0, 8.0, 4.0, 0.0], dtype=torch.float64)
+    assert Grid((5,)).resample(values, Grid((3,)), "average").tolist() == [2.0, 6.0, 2.0]
+    assert Grid((3,), "cell").resample(values[:3], Grid((2,), "cell"), "average").tolist() == pytest.approx(
+        [4 / 3, 20 / 3]
+    )
+    with pytest.raises(ValueError, match="between walls"):
+        Grid((8,), "periodic").resample(torch.zeros(8), Grid((4,), "periodic"), "average")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

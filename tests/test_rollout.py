@@ -15,6 +15,7 @@ from opkit.cli import main
 from opkit.datamodule import MemoryFields
 from opkit.errors import ConfigError
 from opkit.evaluation.protocol import fine_problems, measure
+from opkit.evaluation.records import Records, resolution_rows
 from opkit.evaluation.verdicts import label_verdict
 from opkit.grid import Grid, Spec
 from opkit.models import FNO
@@ -87,9 +88,57 @@ def test_data_brought_to_a_grid_without_aliases_are_another_test(one_thread):
     settings = Evaluation(resolutions=(96, 192), resamples=200, suite="quick")
     measured = measure(surrogate_of(Solver(rough.on(48)), rough), rough, DATA, settings, workers=1)
     middle, finest = measured.fine
-    assert finest.filtered is None and middle.filtered.shape == (4,)
+    assert finest.filtered is None and measured.coarse.filtered.shape == middle.filtered.shape == (4,)
     assert middle.filtered.max() < 0.1 and (middle.filtered != middle.errors["surrogate"]["rel_l2"]).all()
+    # The training grid holds 23 of the 40 waves: kept at its points, the others are aliases; the truth has none.
+    assert (measured.coarse.filtered < measured.coarse.errors["surrogate"]["rel_l2"][:4]).all()
     assert middle.representation.shape == (4,) and middle.representation.max() < 0.1
+
+
+ROUGH = Burgers(
+    resolution=24, label_resolution=192, modes=6, times=(0, 0.2, 0.4), viscosity=0.05, tail=1.0, unresolved="accept"
+)
+"""Fronts that 24 points cannot hold: a tenth of the solution is finer."""
+ROUGH_SETTINGS = Evaluation(resolutions=(96, 192), resamples=200, suite="quick")
+
+
+def test_the_exact_solver_super_resolves_where_there_is_something_to_resolve(one_thread):
+    measured = measure(surrogate_of(Solver(ROUGH), ROUGH), ROUGH, DATA, ROUGH_SETTINGS, workers=1)
+    make = Records(ROUGH_SETTINGS)
+    rows, _, home = resolution_rows(make, measured, 2, 0.2, "native", 1, False)
+    assert [row["verdict"] for row in rows] == ["super-resolves"] * 2
+    middle, finest = rows
+    assert finest["scales"]["truth_unresolved"]["value"] > 0.05
+    assert finest["scales"]["unresolved_gain"]["value"] > 1 - 1e-6
+    # On 96 points the exact solution is found, on 192 the labels' own error stands.
+    assert 0 < middle["data_accuracy"]["value"] < 1e-4 and 0 < finest["data_accuracy"]["value"] < 1e-3
+    # Filtered, the truth on 24 points is its first waves; the input, of six, stays as it is.
+    a = ROUGH.on(192).sample(4, 0, 2 * 2**32)
+    waves = torch.fft.rfft(ROUGH.on(192).solve(a)[:, 1:, 0], norm="forward")[..., :13]
+    waves[..., 12] = 2 * waves[..., 12].real
+    cut = torch.fft.irfft(waves, n=24, norm="forward")
+    own = ROUGH.solve(a[..., ::8])[:, 1:, 0]
+    expected = (own - cut).flatten(1).norm(dim=1) / cut.flatten(1).norm(dim=1)
+    torch.testing.assert_close(measured.coarse.filtered, expected, rtol=1e-4, atol=0)
+    assert home["divergence_time"]["censored"] == finest["divergence_time"]["censored"] == 1
+    assert finest["last_frame"]["log_spectral_distance"] < 1e-3 < home["last_frame"]["log_spectral_distance"]
+
+
+def test_a_rollout_that_piles_up_on_fine_grids_alone_is_told_from_one_step(one_thread):
+    """Beyond the training grid's waves it leaves a wave of twelve times the size: on the training grid nothing."""
+
+    class Ringing(Solver):
+        def forward(self, u):
+            n = u.shape[-1]
+            alternating = 1.0 - 2.0 * (torch.arange(n) % 2).double()
+            return super().forward(u) + (12.0 * alternating if n > 24 else 0.0)
+
+    measured = measure(surrogate_of(Ringing(ROUGH), ROUGH), ROUGH, DATA, ROUGH_SETTINGS, workers=1)
+    assert not measured.coarse.failures.observed.any()
+    for grids in measured.fine:
+        assert grids.failures.observed.all() and grids.failures.time.tolist() == pytest.approx([0.2] * 4)
+    row = resolution_rows(Records(ROUGH_SETTINGS), measured, 2, 0.2, "native", 1, False)[0][0]
+    assert "it diverges after 0.2 time units there, after 0.4 or more on 24 points" in row["text"]
 
 
 def test_errors_by_step_and_block_are_the_hand_computed_ones(one_thread):

@@ -17,8 +17,10 @@ or above its Nyquist wavenumber), plus the error on the walls. With B the interp
     unresolved gain   1 - (||P_un e|| / ||P_un u||)^2        above 0: knows something of the unresolved scales
 
 with norms relative to ||u|| and averaged over samples before the ratio is taken. Norms are L2 with trapezoid weights.
-The protocol follows the criticism of zero-shot super-resolution in
-arXiv 2510.06646: without these baselines, interpolation passes for learning.
+Data reach a coarser grid as values at its points, which is how training data are made; on a few samples the error is
+also taken with data cut to what the grid holds (`PDE.filtered`). How accurate the data are, and whether the surrogate
+is one function on all grids, is `opkit.evaluation.resolution`'s. The protocol follows the criticism of zero-shot
+super-resolution in arXiv 2510.06646: without these baselines, interpolation passes for learning.
 
 An evolution equation is rolled out: the surrogate is given the first frame alone, or as many as its history has, and
 fed its own output, for as many steps as the data have. Its frames then count as channels of one field, so that an error
@@ -33,15 +35,16 @@ from torch import Tensor
 
 from opkit import metrics
 from opkit.errors import ConfigError, SolverError
-from opkit.evaluation.rollout import FAR, Rollout, measure_rollout
+from opkit.evaluation.resolution import PROBED, SOLVED, changes, data_accuracy, representation_errors, restricted
+from opkit.evaluation.rollout import FAR, Rollout, first_failure, measure_rollout
 from opkit.evaluation.solving import on_own_grid, posed, solve_for, start_of
 from opkit.generate import ensure
 from opkit.grid import Grid, Method
-from opkit.metrics import Bounds
+from opkit.metrics import Bounds, Events
 from opkit.pdes import PDE
 from opkit.progress import progress
 from opkit.settings import Data, Evaluation, Stepping
-from opkit.store import pair
+from opkit.store import Dataset, pair
 from opkit.surrogate import Surrogate
 
 POINTS_PER_BATCH = 2**18
@@ -66,11 +69,18 @@ class Grids:
     """Correlation with the truth frame by frame, `(n, t)`, by model; likewise."""
     spectra: dict[str, Tensor] = field(default_factory=dict)
     """Mean energy per wavenumber shell of the truth and of each error."""
+    last: dict[str, Tensor] = field(default_factory=dict)
+    """As `spectra`, of the last frame of truth and surrogate; empty where the equation is steady."""
+    failures: Events | None = None
+    """When rollouts end, see `opkit.evaluation.rollout`; likewise."""
     filtered: Tensor | None = None
-    """Relative L2 error of the surrogate on some samples whose finest data were brought to this grid by cutting off
-    waves, not by keeping values at its points: no aliases, `(m,)`. Periodic grids that are not the finest."""
+    """Relative L2 error of the surrogate on the first samples where the finest data are cut to what this grid holds,
+    `(m,)`; None on the finest grid."""
     representation: Tensor | None = None
-    """`representation_error` of these samples. Periodic grids."""
+    """Of the first samples, `(m,)`, see `opkit.evaluation.resolution`; None on the training grid."""
+    accuracy: Tensor | str | None = None
+    """Relative L2 error of some of this grid's data, `(k,)` or frame by frame `(k, t)`, or why it is unknown; None on
+    the training grid."""
 
 
 @dataclass
@@ -103,6 +113,8 @@ class Measured:
     """The surrogate's, likewise."""
     checks: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     """What is known of every solution: by model, surrogate and truth, and by name, `(n,)`; of a steady equation."""
+    changes: Tensor | None = None
+    """Of the surrogate's output as the training grid is refined, `(m, k)`, see `opkit.evaluation.resolution`."""
     rollout: Rollout | None = None
     """Far beyond the training trajectories; None where the equation is steady."""
 
@@ -167,11 +179,8 @@ def measure(surrogate: Surrogate, pde: PDE, data: Data, evaluation: Evaluation, 
     keys = {str(pde.resolution): test_set.key}
 
     n = min(data.test_fine, data.test)
-    fine_data, stored_keys = {}, {}
-    for problem in fine_problems(pde, evaluation):
-        stored = ensure(problem, "test", n, data.seed, workers)
-        stored_keys[problem] = stored.key
-        fine_data[problem] = as_channels(problem, pair(problem, stored.load(n), history))
+    stores = {problem: ensure(problem, "test", n, data.seed, workers) for problem in fine_problems(pde, evaluation)}
+    fine_data = {p: as_channels(p, pair(p, stored.load(n), history)) for p, stored in stores.items()}
     finest = pde.on(max(resolutions))
 
     steps = None if pde.times is None else len(pde.times) - history
@@ -197,28 +206,27 @@ def measure(surrogate: Surrogate, pde: PDE, data: Data, evaluation: Evaluation, 
             coarse.errors["solver"] = _errors(solved, truth[:n], pde.grid)
         resolved, _, wall = _split(prediction[:n] - truth[:n], truth[:n], pde.grid, pde.grid)
         coarse.scales = {"resolved": resolved, "wall": wall}
+        _watch(coarse, pde, prediction[:n], truth[:n], inputs[:n], training.bounds, history)
+        coarse.last = {name: energy[0] for name, energy in coarse.last.items()}
         fine = []
         for r in resolutions:
             grid = pde.on(r).grid
             source = finest if grid.stride_in(finest.grid) else pde.on(r)
-            keys[str(r)] = stored_keys[source]
+            keys[str(r)] = stores[source].key
             parts = []
             for rows in _batches(n, grid, steps):
                 a, u = (source.grid.resample(v[rows], grid, "strided") for v in fine_data[source])
                 known = {"interpolation": prediction[:n][rows], "oracle": truth[:n][rows]}
                 if solved is not None:
                     known["solver"] = solved[rows]
-                parts.append(_fine(surrogate, a, u, known, mean, pde.grid, grid, steps))
+                own = _predict(surrogate, a, steps, training.bounds)
+                parts.append(_fine(own, u, known, mean, pde.grid, grid, steps))
+                _watch(parts[-1], pde.on(r), own, u, a, training.bounds, history)
                 advance(len(a))
-            joined = _join(r, parts)
-            if grid.location == "periodic":
-                few = slice(0, FEW)
-                joined.representation = representation_error(surrogate, inputs[:n][few], pde.grid, grid)
-                if source.grid != grid:
-                    a, u = (source.grid.resample(v[few].double(), grid, "spectral") for v in fine_data[source])
-                    filtered = _predict(surrogate, a.to(inputs.dtype), steps)
-                    joined.filtered = metrics.rel_l2(filtered, u.to(filtered), grid)
-            fine.append(joined)
+            fine.append(_join(r, parts))
+    with progress("probe", 1, "surrogate") as advance:
+        found = _probe(surrogate, pde, inputs[:n], [coarse, *fine], stores, fine_data, steps, history)
+        advance(1)
 
     errors = torch.nan_to_num(coarse.errors["surrogate"]["rel_l2"], nan=torch.inf)
     order = torch.argsort(errors).tolist()
@@ -235,9 +243,8 @@ def measure(surrogate: Surrogate, pde: PDE, data: Data, evaluation: Evaluation, 
     else:
         rollout = measure_rollout(surrogate, pde, data, evaluation, training.climate, training.bounds, workers)
         keys["rollout"] = rollout.key
-    return Measured(
-        coarse, fine, samples, keys, test_set.label_error(data.test), inputs, truth, prediction, checks, rollout
-    )
+    labels = test_set.label_error(data.test)
+    return Measured(coarse, fine, samples, keys, labels, inputs, truth, prediction, checks, found, rollout)
 
 
 def as_channels(pde: PDE, fields: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -273,18 +280,47 @@ def _coarse_solver(pde: PDE, inputs: Tensor, steps: int | None, history: int) ->
         return None
 
 
-def representation_error(surrogate: Surrogate, inputs: Tensor, grid: Grid, fine: Grid) -> Tensor:
-    """How far one call on a finer grid is from the same on the training grid, `(n,)`, for the same function as input.
+def _probe(
+    surrogate: Surrogate, pde: PDE, inputs: Tensor, all_grids: list[Grids], stores: dict[PDE, Dataset],
+    data: dict[PDE, tuple[Tensor, Tensor]], steps: int | None, history: int,
+) -> Tensor:  # fmt: skip
+    """Fill in what `opkit.evaluation.resolution` measures on each grid, the training grid first, and return the changes
+    between refinements of that one."""
+    fine = all_grids[1:]
+    finest = pde.on(fine[-1].resolution)
+    few, vanishing = inputs[:FEW], pde.walls == "dirichlet"
+    grids = [pde.on(g.resolution).grid for g in fine]
+    for figures, values in zip(fine, representation_errors(surrogate, few, pde.grid, grids, vanishing), strict=True):
+        figures.representation = values
+    for figures in all_grids:
+        problem = pde.on(figures.resolution)
+        if problem == finest:
+            figures.accuracy = stores[finest].label_error(len(inputs))
+            continue
+        a, u = data[finest]
+        a, u = restricted(finest, a[:FEW], u[:FEW], problem.grid)
+        prediction = _predict(surrogate, a.to(inputs.dtype), steps)
+        figures.filtered = metrics.rel_l2(prediction, u.to(prediction), problem.grid)
+        if problem != pde:
+            source = problem if problem in data else finest
+            a = source.grid.resample(data[source][0][:SOLVED], problem.grid, "strided")
+            u = finest.grid.resample(data[finest][1][:SOLVED].double(), problem.grid)
+            figures.accuracy = data_accuracy(problem, a, u, steps, history, inputs.device)
+    return changes(surrogate, inputs[:PROBED], pde.grid, vanishing)
 
-    The input, cut to the waves the training grid holds without doubt, is the same function on both; of the output on
-    the finer grid the same waves are kept. An operator that is one function of functions has zero, whatever it learned:
-    Bartolucci et al., "Representation Equivalent Neural Operators" (arXiv 2305.19913). Periodic grids.
-    """
-    odd = Grid(tuple(n - 1 + n % 2 for n in grid.shape), "periodic", grid.length)
-    band = grid.resample(inputs.double(), odd, "spectral")  # an odd grid has no wave of doubtful phase
-    coarse, finer = (surrogate(odd.resample(band, g, "spectral").to(inputs.dtype)) for g in (grid, fine))
-    own, other = (g.resample(v.double(), odd, "spectral") for v, g in ((coarse, grid), (finer, fine)))
-    return metrics.ratio(metrics.norm(other - own), metrics.norm(own))
+
+def _watch(out: Grids, pde: PDE, states: Tensor, truth: Tensor, inputs: Tensor, bounds: Bounds, history: int) -> None:
+    """When rollouts on a grid end, and the spectra of their last frame."""
+    if pde.times is None:
+        return
+    channels = len(pde.outputs)
+    start = inputs[:, (history - 1) * channels : history * channels]
+    own, true = (v.unflatten(1, (-1, channels)) for v in (states, truth))
+    times = pde.times[history:] - pde.times[history - 1]
+    out.failures = first_failure(own, true, start, times, pde.grid, bounds)
+    for name, frames in (("surrogate", own), ("truth", true)):
+        energy = metrics.shell_spectrum(metrics.mode_energy(frames[:, -1], pde.grid), pde.grid)
+        out.last[name] = energy.mean(0, keepdim=True).expand(len(truth), -1)
 
 
 def _step_errors(prediction: Tensor, truth: Tensor, grid: Grid, steps: int) -> Tensor:
@@ -337,13 +373,13 @@ def _errors(prediction: Tensor, truth: Tensor, grid: Grid) -> dict[str, Tensor]:
 
 
 def _fine(
-    surrogate: Surrogate, inputs: Tensor, truth: Tensor, known: dict[str, Tensor], mean: Tensor, coarse: Grid,
-    grid: Grid, steps: int | None,
+    prediction: Tensor, truth: Tensor, known: dict[str, Tensor], mean: Tensor, coarse: Grid, grid: Grid,
+    steps: int | None,
 ) -> Grids:  # fmt: skip
     """Figures of one batch on one finer grid, given what is known on the training grid, by model."""
     method: Method = "spectral" if grid.location == "periodic" else "cubic"
     candidates = {
-        "surrogate": _predict(surrogate, inputs, steps),
+        "surrogate": prediction,
         **{name: coarse.resample(values.double(), grid, method) for name, values in known.items()},
         "mean": coarse.resample(mean.double(), grid, method).expand_as(truth),
     }
@@ -380,6 +416,11 @@ def _join(resolution: int, parts: list[Grids]) -> Grids:
         for model, values in first.errors.items()
     }
     scales = {name: torch.cat([p.scales[name] for p in parts]) for name in first.scales}
-    spectra = {name: torch.cat([p.spectra[name] for p in parts]).mean(0) for name in first.spectra}
+    spectra, last = (
+        {name: torch.cat([getattr(p, which)[name] for p in parts]).mean(0) for name in getattr(first, which)}
+        for which in ("spectra", "last")
+    )
+    ends = [p.failures for p in parts if p.failures is not None]
+    failures = Events(torch.cat([e.time for e in ends]), torch.cat([e.observed for e in ends])) if ends else None
     correlations = {name: torch.cat([p.correlations[name] for p in parts]) for name in first.correlations}
-    return Grids(resolution, errors, scales, correlations=correlations, spectra=spectra)
+    return Grids(resolution, errors, scales, correlations=correlations, spectra=spectra, last=last, failures=failures)

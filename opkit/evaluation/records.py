@@ -14,6 +14,7 @@ import torch
 from opkit import metrics
 from opkit.evaluation import verdicts
 from opkit.evaluation.protocol import ERRORS, Grids, Measured
+from opkit.evaluation.resolution import refinements
 from opkit.evaluation.rollout import REASONS, Rollout
 from opkit.evaluation.statistics import (
     Estimate,
@@ -24,6 +25,7 @@ from opkit.evaluation.statistics import (
     mean_with_interval,
     survival,
 )
+from opkit.grid import Grid
 from opkit.metrics import Events
 from opkit.settings import Evaluation
 
@@ -122,36 +124,79 @@ def error_records(make: Records, measured: Measured, horizon: int | None) -> lis
 
 def resolution_rows(
     make: Records, measured: Measured, horizon: int | None, dt: float | None, mode: str, ndim: int, useless: bool
-) -> tuple[list[Record], Estimate]:
-    """One row per finer grid, with its verdict; and the error in the resolved scales on the training grid."""
+) -> tuple[list[Record], Estimate, Record]:
+    """One row per finer grid, with its verdict; the error in the resolved scales on the training grid; and what of a
+    row is measured there too, on the samples of the finer grids."""
     at_training = make.estimate(measured.coarse.scales["resolved"])
+    n = len(measured.fine[0].errors["surrogate"]["rel_l2"])
+    home = _on_any_grid(make, measured.coarse, n, dt)
     rows = []
     for grids in measured.fine:
-        row: Record = {"resolution": grids.resolution}
+        row: Record = {"resolution": grids.resolution} | _on_any_grid(make, grids, n, dt)
         for model in ("surrogate", "interpolation", "oracle"):
             row[model] = make.metric("rel_l2", grids.errors[model]["rel_l2"], model, grids.resolution, horizon)
         scales = {name: make.estimate(values) for name, values in grids.scales.items()} | make.gains(grids)
-        row["verdict"] = verdicts.super_resolution(
-            scales["gain"], scales["unresolved gain"], scales["surrogate resolved"], at_training, useless
+        accuracy = grids.accuracy
+        assert accuracy is not None and grids.representation is not None
+        row["data_accuracy"] = (
+            {"value": None, "maximum": None, "n": 0, "reason": accuracy}
+            if isinstance(accuracy, str)
+            else label_record(accuracy)
         )
+        row["representation"] = asdict(make.estimate(grids.representation))
+        row["verdict"] = verdicts.super_resolution(
+            scales["gain"], scales["unresolved gain"], scales["surrogate resolved"], at_training,
+            scales["truth unresolved"].value,
+            verdicts.above_data_accuracy(row["surrogate"], row["interpolation"], row["data_accuracy"]),
+            useless,
+        )  # fmt: skip
         row["scales"] = {name.replace(" ", "_"): asdict(value) for name, value in scales.items()}
-        row["correlation_time"] = None
-        if grids.correlations and dt is not None:
-            times = dt * torch.arange(1, grids.correlations["surrogate"].shape[1] + 1).double()
-            row["correlation_time"] = {
-                model: make.time(
-                    "correlation_time", metrics.correlation_time(values, times), model, grids.resolution, len(times)
-                )[0]
-                for model, values in grids.correlations.items()
-            }
-        for name, values in (("filtered", grids.filtered), ("representation", grids.representation)):
-            row[name] = None if values is None else asdict(make.estimate(values))
         row["solver"] = None
         if "solver" in grids.errors:
             row["solver"] = make.metric("rel_l2", grids.errors["solver"]["rel_l2"], "solver", grids.resolution, horizon)
-        row["text"] = verdicts.resolution_text(row, measured.coarse.resolution, ndim, mode, useless)
+        row["text"] = verdicts.resolution_text(row, home, measured.coarse.resolution, ndim, mode, useless)
         rows.append(row)
-    return rows, at_training
+    return rows, at_training, home
+
+
+def _on_any_grid(make: Records, grids: Grids, n: int, dt: float | None) -> Record:
+    """Errors with both kinds of data, and how the rollouts of the first n samples fare."""
+    found: Record = {"strided": None, "filtered": None}
+    if grids.filtered is not None:
+        strided = grids.errors["surrogate"]["rel_l2"][: len(grids.filtered)]
+        found |= {"strided": asdict(make.estimate(strided)), "filtered": asdict(make.estimate(grids.filtered))}
+    found |= {"correlation_time": None, "divergence_time": None, "last_frame": None}
+    if grids.failures is None or dt is None:
+        return found
+    curves = {name: curve[:n] for name, curve in grids.correlations.items() if name != "persistence"}
+    steps = curves["surrogate"].shape[1]
+    times = dt * torch.arange(1, steps + 1).double()
+    found["correlation_time"] = {
+        model: make.time("correlation_time", metrics.correlation_time(c, times), model, grids.resolution, steps)[0]
+        for model, c in curves.items()
+    }
+    found["divergence_time"] = make.time("divergence_time", grids.failures, "surrogate", grids.resolution, steps)[0]
+    own, true = grids.last["surrogate"], grids.last["truth"]
+    found["last_frame"] = {
+        "truth": _numbers(true),
+        "surrogate": _numbers(own),
+        "log_spectral_distance": _number(metrics.log_spectral_distance(own[None], true[None])),
+    }
+    return found
+
+
+def convergence_record(measured: Measured, grid: Grid) -> Record:
+    """Changes of the surrogate's output between refinements of the training grid, and what to make of them."""
+    changes = measured.changes
+    assert changes is not None
+    values = _numbers(changes.mean(0))
+    record: Record = {
+        "resolutions": [fine.shape[0] for fine in refinements(grid)],
+        "changes": values,
+        "n": len(changes),
+    }
+    record["order"], record["verdict"], record["text"] = verdicts.convergence(record, grid.ndim)
+    return record
 
 
 def rollout_record(make: Records, rollout: Rollout) -> tuple[list[Record], Record]:

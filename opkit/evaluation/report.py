@@ -20,7 +20,14 @@ from opkit.evaluation.examples import write_examples
 from opkit.evaluation.figures import Picture
 from opkit.evaluation.perturbation import gain_picture, measure_perturbation, perturbation_text
 from opkit.evaluation.protocol import Measured, horizon, measure
-from opkit.evaluation.records import Records, error_records, label_record, resolution_rows, rollout_record
+from opkit.evaluation.records import (
+    Records,
+    convergence_record,
+    error_records,
+    label_record,
+    resolution_rows,
+    rollout_record,
+)
 from opkit.evaluation.rollout import AHEAD
 from opkit.evaluation.shift import measure_shifts, shift_picture, shift_record
 from opkit.evaluation.speed import SAMPLES as SPEED_SAMPLES
@@ -60,6 +67,14 @@ CONVENTIONS = {
     "the share of samples the event did not happen to",
     "label_error": "labels against labels on a refined grid and step, extrapolated by the scheme's order",
     "resolved": "sine or Fourier modes below the Nyquist wavenumber of the training grid",
+    "strided, filtered": "how data reach a coarser grid: as values at its points, as in training; or cut to the waves "
+    "it holds, of inputs between walls means over cells, of a coefficient harmonic ones",
+    "data_accuracy": "relative L2 distance of solutions found on that grid alone from the finest ones; on the finest "
+    "grid, as label_error",
+    "representation": "relative L2 distance of a call on that grid from one on the training grid, for the same "
+    "functions, cut to the waves the latter holds as outputs are",
+    "convergence": "the same from each of 1, 2, 4, ... times the intervals of the training grid to the next; the order "
+    "is log2 of the last two changes' ratio",
 }
 
 
@@ -184,7 +199,7 @@ def _report(
     own = [m for m in metrics if m["resolution"] == pde.resolution]
     baselines = [m for m in own if m["name"] == "rel_l2" and m["model"] in ("mean", "persistence")]
     useless = verdicts.is_useless(training, baselines)
-    rows, resolved = resolution_rows(make, measured, steps_ahead, dt, mode, ndim, useless)
+    rows, resolved, home = resolution_rows(make, measured, steps_ahead, dt, mode, ndim, useless)
     rollout = None
     if measured.rollout is not None:
         found, rollout = rollout_record(make, measured.rollout)
@@ -227,6 +242,8 @@ def _report(
         "metrics": metrics,
         "super_resolution": rows,
         "resolved_at_training": asdict(resolved),
+        "at_training": home,
+        "convergence": convergence_record(measured, pde.grid),
         "rollout": rollout,
         "checks": {
             name: {model: asdict(make.estimate(found[name])) for model, found in measured.checks.items()}
@@ -421,6 +438,7 @@ def _html(
         channels=(", ".join(spec.inputs), ", ".join(spec.outputs)),
         training=report["metrics"][0],
         mode=verdicts.MODES[report["resolution_mode"]],
+        restriction=verdicts.restriction_text(report["at_training"]),
         pictures={name: _data_url(picture.png) for name, picture in pictures.items()},
         animations=animations,
         style=style,

@@ -34,7 +34,7 @@ from opkit.errors import ConfigError
 from opkit.evaluation.jacobian import random_phases_of
 from opkit.fields import first_index
 from opkit.generate import ensure
-from opkit.grid import Method
+from opkit.grid import Grid, Method
 from opkit.metrics import LEAVES, Bounds, Events, Growth
 from opkit.pdes import PDE, Evolution
 from opkit.progress import progress
@@ -239,6 +239,57 @@ def _frames(stored: Dataset, n: int) -> Iterator[tuple[Tensor, Tensor]]:
             yield frames[:, i], constants
 
 
+def failing(
+    state: Tensor, before: Tensor, truth: Tensor, true_before: Tensor, grid: Grid, bounds: Bounds
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Why each state beside a true one counts as the end of its trajectory, and the energy of both by wave.
+
+    Args:
+        state: A frame, `(n, c, *x)`.
+        before: The one before it.
+        truth: Its true frame, float64.
+        true_before: The one before that, float64.
+        grid: Of all of them.
+        bounds: Of the training data.
+
+    Returns:
+        `(n,)` codes, into `REASONS`, plus one, 0 where it does not; and of truth and surrogate the `mode_energy`, flat.
+    """
+    finite = torch.nan_to_num(state.double(), posinf=0, neginf=0)
+    energy = {name: metrics.mode_energy(v, grid).flatten(1) for name, v in (("truth", truth), ("surrogate", finite))}
+    k = metrics.wave_numbers(grid)
+    highest = torch.sqrt((k**2).sum(0)).flatten() > 2 / 3 * float(k.max())
+    high = {name: e[:, highest].sum(1) for name, e in energy.items()}
+    floor = VISIBLE / BLOCKED * energy["truth"].sum(1)
+    moving = (truth - true_before).flatten(1).norm(dim=1) > 1e-6 * truth.flatten(1).norm(dim=1)
+    code = metrics.leaving(state, before, bounds)
+    code = torch.where((code == 3) & ~moving, 0, code)
+    lost = energy["surrogate"].sum(1) < COLLAPSED * energy["truth"].sum(1)
+    code = torch.where((code == 0) & lost, REASONS.index("energy lost") + 1, code)
+    blocked = high["surrogate"] > BLOCKED * torch.maximum(high["truth"], floor)
+    return torch.where((code == 0) & blocked, REASONS.index("fine scales piling up") + 1, code), energy
+
+
+def first_failure(states: Tensor, truth: Tensor, start: Tensor, times: Tensor, grid: Grid, bounds: Bounds) -> Events:
+    """When each trajectory ends, see `failing`.
+
+    Args:
+        states: Frames after the start, `(n, t, c, *x)`.
+        truth: Likewise.
+        start: Frame both start from, `(n, c, *x)`.
+        times: Of the frames, `(t,)`.
+        grid: Of the frames.
+        bounds: Of the training data.
+    """
+    codes, before, true_before = [], start, start.double()
+    for state, true in zip(states.unbind(1), truth.double().unbind(1), strict=True):
+        codes.append(failing(state, before, true, true_before, grid, bounds)[0])
+        before, true_before = state, true
+    ends = torch.stack(codes, 1) > 0
+    happened = ends.any(1)
+    return Events(torch.where(happened, times[ends.int().argmax(1)], times[-1]), happened)
+
+
 class _Recorder:
     """The state of a rollout of n trajectories, and all that was measured of it so far."""
 
@@ -271,8 +322,6 @@ class _Recorder:
         edge = max(bounds.peak / FAR, 1e-300) * 1.5
         self.edges = torch.linspace(-edge, edge, BINS + 1, dtype=torch.float64)
         self.counts = {name: torch.zeros(BINS, dtype=torch.float64) for name in ("truth", "surrogate")}
-        k = torch.sqrt((metrics.wave_numbers(pde.grid) ** 2).sum(0)).flatten()
-        self.highest = k > 2 / 3 * float(metrics.wave_numbers(pde.grid).max())
         self.queue: list[Tensor] = []
 
     @property
@@ -311,19 +360,8 @@ class _Recorder:
             self.inputs = torch.cat([states, self.inputs[:, self.states :]], 1)
         return self.queue.pop(0)
 
-    def _end(self, state: Tensor, *beside_truth: Tensor) -> None:
-        """Note which trajectories end with this state, and why.
-
-        Args:
-            state: The surrogate's.
-            beside_truth: Beside a true one: whether fine scales pile up, whether energy is lost, and whether the truth
-                moves. Without a truth nobody knows.
-        """
-        code = metrics.leaving(state, self.before, self.bounds)
-        blocked, lost, moving = beside_truth or (torch.zeros_like(self.alive),) * 3
-        code = torch.where((code == 3) & ~moving, 0, code)
-        code = torch.where((code == 0) & lost, REASONS.index("energy lost") + 1, code)
-        code = torch.where((code == 0) & blocked, REASONS.index("fine scales piling up") + 1, code)
+    def _end(self, code: Tensor) -> None:
+        """Note which trajectories end with this step, and why."""
         ends = self.alive & (code > 0)
         self.ended[ends], self.reasons[ends] = self.step, code[ends]
         self.alive &= ~ends
@@ -332,18 +370,8 @@ class _Recorder:
         """One step beside the truth."""
         truth, grid, i = frame[0].double(), self.pde.grid, self.step
         state = self._next(surrogate)
-        energy = {"truth": metrics.mode_energy(truth, grid).flatten(1)}
-        energy["surrogate"] = metrics.mode_energy(torch.nan_to_num(state.double(), posinf=0, neginf=0), grid).flatten(1)
-        high = {name: e[:, self.highest].sum(1) for name, e in energy.items()}
-        floor = VISIBLE / BLOCKED * energy["truth"].sum(1)
-        moving = (truth - self.true_before).flatten(1).norm(dim=1) > 1e-6 * truth.flatten(1).norm(dim=1)
-        whole = {name: e.sum(1) for name, e in energy.items()}
-        self._end(
-            state,
-            high["surrogate"] > BLOCKED * torch.maximum(high["truth"], floor),
-            whole["surrogate"] < COLLAPSED * whole["truth"],
-            moving,
-        )
+        code, energy = failing(state, self.before, truth, self.true_before, grid, self.bounds)
+        self._end(code)
         alive = self.alive
         candidates = {"surrogate": state, "persistence": self.initial, "climate": self.climate.expand_as(truth)}
         if i == 0:
@@ -391,7 +419,8 @@ class _Recorder:
     def go_on(self, surrogate: Surrogate) -> None:
         """One step beyond the truth."""
         state = self._next(surrogate)
-        self._end(state)
+        code = metrics.leaving(state, self.before, self.bounds)
+        self._end(torch.where(code == 3, 0, code))  # without a truth nobody knows whether it should move
         self.before = state
 
     def result(self, steps: int) -> Rollout:

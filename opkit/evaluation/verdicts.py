@@ -2,11 +2,14 @@
 
 A surrogate *super-resolves* on a finer grid if it beats interpolation of its own coarse prediction, knows something of
 the unresolved scales (lower ends of both intervals above zero) and keeps its accuracy on the resolved scales (at most
-1.1 times its error on the training grid). It *transfers* if it keeps that accuracy and its whole error is at most 1.1
+1.1 times its error on the training grid); if a twentieth of the solution at least is finer than the training grid, as
+else there is nothing to tell; and if its gain on interpolation, the difference of their errors, is at least three times
+the error of the data it is measured with. It *transfers* if it keeps that accuracy and its whole error is at most 1.1
 times that of interpolation. Otherwise it *does not transfer*: on that grid, interpolate its coarse prediction instead.
 A surrogate that is no better than the training mean, or than leaving things as they are, has nothing to transfer.
 """
 
+import math
 from typing import Any
 
 from opkit.evaluation.statistics import Estimate
@@ -16,7 +19,16 @@ SLACK = 1.1
 
 
 LABEL_MARGIN = 3
-"""How many times the labels' own error a surrogate's must be for the labels to be taken as the truth."""
+"""How many times the labels' own error a surrogate's, or a gain, must be for the labels to be taken as the truth."""
+
+
+LEAST = 0.05
+"""Share of the solution's norm, finer than the training grid, below which nobody can be said to super-resolve."""
+ROUND_OFF = 1e-6
+"""Change from grid to grid that is none: of networks in float32 that compute one function on every grid it was measured
+as 1e-7 to 4e-7."""
+CONVERGES = 0.5
+"""Least order of the changes from grid to grid that is called convergence."""
 
 
 QUESTIONS = {
@@ -32,7 +44,13 @@ QUESTIONS = {
 
 
 def super_resolution(
-    gain: Estimate, unresolved_gain: Estimate, resolved: Estimate, resolved_at_training: Estimate, useless: bool = False
+    gain: Estimate,
+    unresolved_gain: Estimate,
+    resolved: Estimate,
+    resolved_at_training: Estimate,
+    finer: float | None,
+    measurable: bool,
+    useless: bool = False,
 ) -> str:
     """`super-resolves`, `transfers` or `does not transfer`, see the module's text.
 
@@ -41,6 +59,8 @@ def super_resolution(
         unresolved_gain: Over predicting nothing in the unresolved scales.
         resolved: Error in the resolved scales.
         resolved_at_training: The same on the training grid.
+        finer: Share of the solution's norm that is finer than the training grid; None if undefined.
+        measurable: Whether the gain is above the accuracy of the data, see `above_data_accuracy`.
         useless: Whether the surrogate is no better than what knows nothing, see `is_useless`.
     """
 
@@ -51,11 +71,19 @@ def super_resolution(
     if useless or resolved.value is None or resolved_at_training.value is None:
         return "does not transfer"
     keeps = resolved.value <= SLACK * resolved_at_training.value
-    if keeps and low(gain) > 0 and low(unresolved_gain) > 0:
+    something = finer is not None and finer >= LEAST
+    if keeps and something and measurable and low(gain) > 0 and low(unresolved_gain) > 0:
         return "super-resolves"
     if keeps and gain.value is not None and gain.value >= 1 - SLACK**2:
         return "transfers"
     return "does not transfer"
+
+
+def above_data_accuracy(own: dict[str, Any], interpolation: dict[str, Any], accuracy: dict[str, Any]) -> bool:
+    """Whether the difference of two errors is large enough for the data to show it; what is not known is not shown."""
+    if own["value"] is None or interpolation["value"] is None or accuracy["value"] is None:
+        return False
+    return interpolation["value"] - own["value"] >= LABEL_MARGIN * accuracy["value"]
 
 
 def percent(value: float | None) -> str:
@@ -140,8 +168,10 @@ MODES = {
 """What `Operator.resolution` means, in words."""
 
 
-def resolution_text(row: dict[str, Any], training: int, ndim: int, mode: str, useless: bool = False) -> str:
-    """One sentence on one finer grid, which the model meets as `mode` says."""
+def resolution_text(
+    row: dict[str, Any], home: dict[str, Any], training: int, ndim: int, mode: str, useless: bool = False
+) -> str:
+    """Sentences on one finer grid, which the model meets as `mode` says, beside what was found on the training grid."""
     grid, coarse = size(row["resolution"], ndim), size(training, ndim)
     figures = (
         f"its error is {percent(row['surrogate']['value'])}, interpolating its prediction on {coarse} gives "
@@ -153,10 +183,88 @@ def resolution_text(row: dict[str, Any], training: int, ndim: int, mode: str, us
         "transfers": "It keeps its error there, and adds no detail that interpolation would not.",
         "does not transfer": f"Use it on {coarse} and interpolate.",
     }[row["verdict"]]
+    gains = [row["scales"][name]["value"] for name in ("gain", "unresolved_gain")]
+    if row["verdict"] == "transfers" and all(g is not None and g > 0 for g in gains):
+        advice = "It keeps its error there."  # and may add detail, which the data do not show
     if useless:
         advice = f"What is useless on {coarse} cannot be more on a finer grid."
     how = "" if mode == "native" else f" ({MODES[mode]})"
-    return f"On {grid} it {row['verdict']}{how}: {figures}. {advice}"
+    found = [f"On {grid} it {row['verdict']}{how}: {figures}.", advice, *_qualms(row)]
+    if text := restriction_text(row):
+        found.append(text)
+    for name, words in (("correlation_time", "is uncorrelated with the truth"), ("divergence_time", "diverges")):
+        if row[name] is not None:
+            there, here = (r[name]["surrogate"] if name == "correlation_time" else r[name] for r in (row, home))
+            if there["value"] < here["value"] / SLACK:
+                found.append(
+                    f"Rolled out, it {words} after {there['value']:.3g} time units there, after {here['value']:.3g} "
+                    f"{'or more ' if here['censored'] else ''}on {coarse}."
+                )
+    return " ".join(found)
+
+
+def _qualms(row: dict[str, Any]) -> list[str]:
+    """Why a gain says little."""
+    found = []
+    finer = row["scales"]["truth_unresolved"]["value"]
+    if finer is not None and finer < LEAST:
+        found.append(
+            f"There is next to nothing to add: {percent(finer)} of the solution is finer than the training grid."
+        )
+    own, free, accuracy = row["surrogate"]["value"], row["interpolation"]["value"], row["data_accuracy"]
+    if (
+        own is None
+        or free is None
+        or own >= free
+        or above_data_accuracy(row["surrogate"], row["interpolation"], accuracy)
+    ):
+        return found
+    gain = f"What it gains on interpolation, {percent(free - own)},"
+    if accuracy["value"] is None:
+        found.append(f"{gain} cannot be told from errors of the data: {accuracy['reason'].rstrip('.')}.")
+    else:
+        margin = f"{LABEL_MARGIN} times {percent(accuracy['value'])}"
+        found.append(f"{gain} is below data accuracy ({margin}, the solver's own error there).")
+    return found
+
+
+def restriction_text(row: dict[str, Any]) -> str:
+    """A sentence where it matters how data reach a grid; empty where it does not."""
+    if row["filtered"] is None:
+        return ""
+    kept, cut = row["strided"]["value"], row["filtered"]["value"]
+    if kept is None or cut is None or max(kept, cut) <= SLACK * min(kept, cut):
+        return ""
+    return (
+        f"How data reach this grid matters: the surrogate's error is {percent(kept)} with values at its points, "
+        f"{percent(cut)} with what it cannot hold cut off or averaged ({row['filtered']['n']} samples)."
+    )
+
+
+def convergence(record: dict[str, Any], ndim: int) -> tuple[float | None, str, str]:
+    """(order, verdict, sentence) on the changes of a surrogate's output as its grid is refined: `the same`,
+    `converges`, `plateau` or `unknown`.
+
+    Args:
+        record: The report's `convergence`, without these.
+        ndim: Axes of the grid.
+    """
+    changes = record["changes"]
+    if not changes or any(c is None for c in changes):
+        why = "its output is not defined there" if changes else "a refinement has too many points"
+        return None, "unknown", f"Whether the surrogate converges under refinement was not measured: {why}."
+    sizes = ", ".join(size(r, ndim) for r in record["resolutions"])
+    start = f"Given the same functions on {sizes}, its output changes by {', '.join(map(percent, changes))}"
+    if max(changes) <= ROUND_OFF:
+        return None, "the same", f"{start}: round-off. It is one function on every grid."
+    if changes[-1] <= ROUND_OFF:
+        return None, "converges", f"{start}: it converges, down to round-off."
+    if len(changes) < 2:
+        return None, "unknown", f"{start}: too few grids for an order."
+    order = math.log2(changes[-2] / changes[-1]) if changes[-2] > ROUND_OFF else None
+    if order is not None and order >= CONVERGES:
+        return order, "converges", f"{start}: it converges, with order {order:.3g}."
+    return order, "plateau", f"{start}: a plateau. It is not discretisation-convergent: what it computes is the grid's."
 
 
 COLLAPSES = ("frozen", "energy lost")

@@ -150,6 +150,12 @@ class PDE(ABC):
         """How a label moves from the grid it was solved on to `grid`."""
         return "strided"
 
+    def filtered(self, inputs: Tensor, target: Grid) -> Tensor:
+        """Inputs `(n, c, *x)` on a coarser grid, with what it cannot hold cut off or averaged; the values at its points
+        alone, `restriction`, would turn it into something else. Waves on periodic grids; between walls, the mean over
+        the cell that a point stands for."""
+        return self.grid.resample(inputs, target, "spectral" if self.grid.location == "periodic" else "average")
+
     @property
     def order(self) -> float:
         """Order of the labels' error under refinement, for estimating it from two grids; when in doubt, the lower."""
