@@ -1,4 +1,7 @@
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -6,6 +9,8 @@ from jaxtyping import TypeCheckError
 
 from opkit import metrics
 from opkit.grid import Grid
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_a_relative_perturbation_is_its_own_error():
@@ -190,3 +195,53 @@ def test_the_energy_norm_weighs_the_gradient():
     assert error.item() == pytest.approx(0.1, rel=1e-12)
     error = metrics.rel_energy((x + torch.relu(x - 0.5))[None, None], x[None, None], grid, a)
     assert error.item() == pytest.approx(math.sqrt(0.5 / 2.5), rel=2e-2)  # the jump falls into one cell
+
+
+@pytest.mark.parametrize("value", [0.1, 1 / 3, 1e-7, 12345.678])
+@pytest.mark.parametrize("shape", [(85, 85), (17,), (64, 65)])
+def test_a_constant_field_has_no_variance_to_compare_with(value, shape):
+    """Its mean by quadrature is off by round-off, which is no variance."""
+    grid, u = Grid(shape), torch.full((1, 1, *shape), value, dtype=torch.float64)
+    assert metrics.vrmse(u + 0.1, u, grid).isnan().all() and metrics.vrmse(u + 0.1, u).isnan().all()
+    assert metrics.correlation(torch.rand_like(u)[:, None], u[:, None], grid).isnan().all()
+    assert metrics.correlation(u[:, None], torch.rand_like(u)[:, None], grid).isnan().all()
+
+
+MISFITS = """
+import torch
+from opkit import metrics
+from opkit.grid import Grid
+
+grid = Grid((16, 16), "periodic")
+one, two = torch.rand(1, 1, 16, 16), torch.rand(4, 1, 16, 16)
+pairs = {
+    "rel_l2": metrics.rel_l2, "vrmse": metrics.vrmse, "rel_linf": metrics.rel_linf,
+    "phase": lambda p, u: metrics.phase_error(p, u, grid),
+    "correlation": lambda p, u: metrics.correlation(p[:, None], u[:, None], grid),
+    "spectra": lambda p, u: metrics.log_spectral_distance(p.flatten(1), u.flatten(1)),
+    "fno": metrics.compat.fno_rel_l2, "well": metrics.compat.well_vrmse,
+    "apebench": metrics.compat.apebench_mean_nrmse, "cosine": metrics.compat.apebench_correlation,
+    "pdebench": lambda p, u: metrics.compat.pdebench_nrmse(p[:, None], u[:, None]),
+}
+cases = [(name, "differ in shape", lambda call=call: call(one, two)) for name, call in pairs.items()]
+cases += [(name, "complex", lambda call=call: call(two.to(torch.complex64), two)) for name, call in pairs.items()]
+cases += [
+    ("scale", "one number per channel", lambda: metrics.srmse(two, two, torch.ones(3))),
+    ("axes", "on a grid", lambda: metrics.vrmse(two[:, 0], two[:, 0], grid)),
+    ("bands", "24 points", lambda: metrics.compat.pdebench_frmse(two[:, None], two[:, None])),
+    ("times", "2 frames need as many", lambda: metrics.correlation_time(torch.rand(3, 2), torch.ones(3))),
+]
+for name, said, call in cases:
+    try:
+        call()
+    except ValueError as problem:
+        assert said in str(problem), (name, problem)
+    else:
+        raise AssertionError(name)
+"""
+
+
+def test_what_does_not_fit_is_refused_not_broadcast():
+    """As users have it: without the shape checks that tests run with, which would refuse it first."""
+    result = subprocess.run([sys.executable, "-c", MISFITS], capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0, result.stderr

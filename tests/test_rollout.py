@@ -332,7 +332,7 @@ def test_a_run_from_data_to_bundle(pde, settings, tmp_path, capsys):
     own = [m for m in report["metrics"] if m["resolution"] == report["training_resolution"]]
     assert all(m["horizon"] == horizon for m in own if m["name"] == "rel_l2")
     assert {m["horizon"] for m in own if m["name"] == "rel_l2_step"} == ({1} if horizon == 1 else {1, 2, 3})
-    assert {m["model"] for m in own} == {"surrogate", "mean", "persistence", "solver"}
+    assert {m["model"] for m in own} == {"surrogate", "mean", "persistence", "climate", "solver"}
     assert report["label_error"]["value"] > 0
     assert "Rollout" in (run / "evaluation" / "report.html").read_text() or horizon == 1
     surrogate = opkit.load(run)

@@ -34,9 +34,18 @@ def test_a_crossing_is_interpolated_and_what_never_crosses_is_censored():
     times = torch.tensor([0.5, 1.0, 1.5])
     values = torch.tensor([[0.9, 0.7, 0.95], [0.99, 0.98, 0.97], [0.6, 0.9, 0.9], [0.9, math.nan, 0.9]])
     found = metrics.correlation_time(values, times)
-    # 0.9 -> 0.7 passes 0.8 half way from 0.5 to 1; 1 -> 0.6 half way from 0 to 0.5; NaN at its own frame
-    assert found.time.tolist() == pytest.approx([0.75, 1.5, 0.25, 1.0])
+    # 0.9 -> 0.7 passes 0.8 half way from 0.5 to 1; 1 -> 0.6 half way from 0 to 0.5; NaN after the frame before it
+    assert found.time.tolist() == pytest.approx([0.75, 1.5, 0.25, 0.5])
     assert found.observed.tolist() == [True, False, True, True]
+    with pytest.raises(ValueError, match="has crossed it already"):
+        metrics.correlation_time(values, times, 1.5)
+
+
+def test_what_explodes_is_lost_before_what_is_merely_wrong():
+    times = torch.arange(1.0, 6.0)
+    square = torch.stack([torch.full((5,), math.inf), torch.full((5,), 4.0), torch.full((5,), 1e30)])
+    found = metrics.valid_time(square, torch.ones(3), times)
+    assert found.time[0] <= found.time[2] < found.time[1] and found.observed.all()
 
 
 def test_the_valid_time_is_when_the_error_passes_its_share_of_the_flows_size():

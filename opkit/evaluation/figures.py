@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from opkit.evaluation.protocol import Measured, Sample
-from opkit.evaluation.verdicts import size
+from opkit.evaluation.verdicts import percent, size
 from opkit.grid import Grid
 
 INK = {
@@ -71,7 +71,7 @@ def _fields_and_numbers(rows: list[Sample], inputs: tuple[str, ...]) -> tuple[li
 
 
 def _caption(sample: Sample, inputs: tuple[str, ...], numbers: list[int]) -> str:
-    error = f"{100 * sample.error:.2f}%" if np.isfinite(sample.error) else "not finite"
+    error = percent(sample.error) if np.isfinite(sample.error) else "not finite"
     parameters = "".join(f"\n{inputs[i]} {float(sample.input[i].flatten()[0]):.3g}" for i in numbers)
     return f"{sample.role}\nsample {sample.index}\nrel. L2 {error}{parameters}"
 
@@ -206,7 +206,8 @@ def distribution(measured: Measured) -> Picture:
             axis.axhline(errors.mean(), color="#bbbbbb", lw=1, zorder=0)
             axis.annotate("mean", (1, errors.mean()), va="bottom", color="#666666", fontsize=9)
         axis.set_ylim(bottom=0)
-        axis.set_xlabel("test samples, sorted")
+        missing = len(measured.coarse.errors["surrogate"]["rel_l2"]) - len(errors)
+        axis.set_xlabel("test samples, sorted" + (f"; {missing} more have none" if missing else ""))
         axis.set_ylabel("relative L2 error, %")
         axis.grid(alpha=0.25)
 

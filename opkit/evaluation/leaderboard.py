@@ -256,8 +256,8 @@ def summary(content: dict[str, Any]) -> str:
     rows = content["runs"]
     alike = [r["run"] for r in rows if r["verdict"] in ("best", "as good", "only one")]
     undefined = [r["run"] for r in rows if r["verdict"] == "undefined"]
-    over = f" over {content['horizon']} steps" if content["horizon"] else ""
-    on = f"On the {content['n']} test samples they share, relative L2 error{over}"
+    over = f" over {verdicts.some(content['horizon'], 'step')}" if content["horizon"] else ""
+    on = f"On the {verdicts.some(content['n'], 'test sample')} they share, relative L2 error{over}"
     broken = f" Undefined: {', '.join(undefined)}." if undefined else ""
     if not alike:
         return f"{on}: undefined for every run."

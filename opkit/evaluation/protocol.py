@@ -168,13 +168,29 @@ def fine_problems(pde: PDE, evaluation: Evaluation) -> list[PDE]:
     return [finest, *apart]
 
 
-def measure(surrogate: Surrogate, pde: PDE, data: Data, evaluation: Evaluation, workers: int | None = None) -> Measured:
-    """Run the protocol; makes the data it lacks."""
+def measure(
+    surrogate: Surrogate,
+    pde: PDE,
+    data: Data,
+    evaluation: Evaluation,
+    workers: int | None = None,
+    trained: Data | None = None,
+) -> Measured:
+    """Run the protocol; makes the data it lacks.
+
+    Args:
+        surrogate: The surrogate.
+        pde: The problem it was trained on.
+        data: Sizes and seed of the test set.
+        evaluation: What to look at.
+        workers: Processes that make data.
+        trained: Sizes and seed of the training set; None: as `data`.
+    """
     resolutions = fine_resolutions(pde, evaluation)
     test_set = ensure(pde, "test", data.test, data.seed, workers)
     history = 1 if pde.times is None else surrogate.stepping.history
     inputs, truth = as_channels(pde, pair(pde, test_set.load(data.test), history))
-    training = training_statistics(surrogate, pde, data, history, workers)
+    training = training_statistics(pde, trained or data, history, workers)
     mean = training.mean
     keys = {str(pde.resolution): test_set.key}
 
@@ -333,15 +349,11 @@ def _correlations(prediction: Tensor, truth: Tensor, grid: Grid, steps: int) -> 
     return metrics.correlation(own, true, grid)
 
 
-def training_statistics(surrogate: Surrogate, pde: PDE, data: Data, history: int, workers: int | None) -> Training:
-    """Of the training targets, which are read for it; made anew if they are not there. With other seeds and sizes given
-    the test set is another one, but the surrogate was trained on what its bundle says."""
-    known = surrogate.physics.get("data", {})
-    seed, mode = known.get("seed", data.seed), known.get("mode", data.mode)
+def training_statistics(pde: PDE, data: Data, history: int, workers: int | None) -> Training:
+    """Of the training targets, which are read for it; made anew if they are not there."""
     # Online, training samples were not kept; those to validate have the same law.
-    split = "train" if mode == "stored" else "val"
-    count = known.get(split, getattr(data, split))
-    stored = ensure(pde, split, count, seed, workers).load(count)
+    split, count = ("train", data.train) if data.mode == "stored" else ("val", data.val)
+    stored = ensure(pde, split, count, data.seed, workers).load(count)
     _, targets = as_channels(pde, pair(pde, stored, history))
     mean = targets.mean(0, dtype=torch.float64).float()
     frames = targets.unflatten(1, (-1, len(pde.outputs)))

@@ -247,7 +247,7 @@ def rollout_record(make: Records, rollout: Rollout) -> tuple[list[Record], Recor
             name: {
                 "step": [0, *shown],
                 **{m: _fan(c[:, [0, *shown]], None) for m, c in models.items()},
-                "drift": _drift(make, rollout.size if name == "mean" else models["truth"][:, 0].abs(), models),
+                "drift": _drift(make, rollout.size if name == "mean" else models["truth"].abs().amax(1), models),
             }
             for name, models in rollout.quantities.items()
         },
@@ -300,12 +300,12 @@ def _fan(values: torch.Tensor, ended: float | None) -> dict[str, list[float | No
 
 
 def _drift(make: Records, scale: torch.Tensor, models: dict[str, torch.Tensor]) -> Record:
-    """How far a quantity is from the truth's at the end of the reference, over those that last, relative to its start;
-    the mean, which may be zero, relative to the root mean square of the first frame."""
+    """How far a quantity is from the truth's at the end of the reference, over those that last, relative to the largest
+    the truth has; the mean, which may be zero, relative to the root mean square of the first frame."""
     own, true = models["surrogate"][:, -1], models["truth"][:, -1]
     last = torch.isfinite(own)
     if not last.any() or not (scale[last] > 0).all():
-        why = "no trajectory lasts" if not last.any() else "it begins at zero"
+        why = "no trajectory lasts" if not last.any() else "it is always zero"
         return {"mean": None, "ci_low": None, "ci_high": None, "largest": None, "n": int(last.sum()), "reason": why}
     drift = (own[last] - true[last]) / scale[last]
     found = make.estimate(drift)

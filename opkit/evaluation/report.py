@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import dataclasses
 import hashlib
 import json
 import math
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 
 import opkit
+from opkit.errors import ConfigError
 from opkit.evaluation import figures, rollout_figures, verdicts
 from opkit.evaluation.examples import write_examples
 from opkit.evaluation.figures import Picture
@@ -103,8 +105,14 @@ def evaluate_surrogate(
     Returns:
         The content of report.json.
     """
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file, where the report is to go. Move it away.")
     previous = _previous_evaluations(folder)
-    measured = measure(surrogate, pde, data, evaluation, workers)
+    # Another seed asks for another test set; what the surrogate was trained on its bundle says.
+    known = {
+        k: surrogate.physics["data"][k] for k in ("seed", "train", "val", "mode") if k in surrogate.physics["data"]
+    }
+    measured = measure(surrogate, pde, data, evaluation, workers, dataclasses.replace(data, **known))
     seconds = seconds_of_training(folder.parent)
     more = _further(surrogate, pde, data, evaluation, measured, seconds, workers)
     report = _report(surrogate, pde, data, evaluation, measured, bundle, more)
@@ -338,7 +346,8 @@ def _write_tables(folder: Path, measured: Measured, seed: int) -> None:
             writer.writerow(["sample", "seed", "event", "time", "observed", "horizon"])
             for name, events, horizon in _events(measured):
                 for i, (time, observed) in enumerate(zip(events.time.tolist(), events.observed.tolist(), strict=True)):
-                    writer.writerow([i, seed, name, f"{time:.8g}", int(observed), horizon])
+                    end = f"{measured.rollout.dt * horizon:.8g}"
+                    writer.writerow([i, seed, name, f"{time:.8g}", int(observed), end])
 
 
 def _pictures(report: dict[str, Any], measured: Measured, surrogate: Surrogate) -> dict[str, Picture]:

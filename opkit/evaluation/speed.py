@@ -612,6 +612,7 @@ def pareto_picture(record: dict[str, Any]) -> figures.Picture:
                 axis.axhline(own["error"], color=figures.INK["surrogate"], lw=0.8, alpha=0.4, zorder=0)
             axis.set_title(words, fontsize=10)
             axis.set_xlabel("seconds per sample")
+            axis.xaxis.set_minor_formatter(lambda *_: "")  # labels of a short axis would overlap
             axis.grid(alpha=0.25)
             axis.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16))
         figure.axes[0].set_ylabel("relative L2 error")

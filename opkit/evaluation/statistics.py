@@ -108,10 +108,12 @@ def _bca(
     from scipy.special import ndtr, ndtri
 
     n = columns.shape[1]
-    if n < FEWEST:
-        return None, None, "one sample has no interval" if n == 1 else f"{n} samples are too few for an interval"
+    if n == 1:
+        return None, None, "one sample has no interval"
     if (np.ptp(columns, axis=1) == 0).all() or (len(columns) == 2 and np.array_equal(*columns)):
         return None, None, "all samples agree"
+    if n < FEWEST:
+        return None, None, f"{n} samples are too few for an interval"
     with np.errstate(all="ignore"):  # 0 / 0 where resamples do not vary; reported below
         values = statistic(_draws(n, resamples, seed) @ columns.T / n)
         value = statistic(columns.mean(1))

@@ -88,7 +88,16 @@ def above_data_accuracy(own: dict[str, Any], interpolation: dict[str, Any], accu
 
 def percent(value: float | None) -> str:
     """1.09% with three significant digits."""
-    return "undefined" if value is None else f"{100 * value:#.3g}".rstrip(".") + "%"
+    if value is None:
+        return "undefined"
+    return (f"{100 * value:.0f}" if 9.995 <= abs(value) < 1e4 else f"{100 * value:#.3g}".rstrip(".")) + "%"
+
+
+def some(n: int, noun: str) -> str:
+    """1 step, 2 steps, 2 trajectories."""
+    if n != 1:
+        noun = noun.removesuffix("y") + "ies" if noun.endswith("y") else noun + "s"
+    return f"{n} {noun}"
 
 
 def interval(estimate: dict[str, Any], show: Any = percent) -> str:
@@ -120,7 +129,7 @@ def accuracy_text(
         steps: The surrogate's rel_l2_step, in order; empty where the equation is steady.
     """
     grid = size(error["resolution"], ndim)
-    over = f" over {error['horizon']} step{'s' if error['horizon'] > 1 else ''}" if error["horizon"] else ""
+    over = f" over {some(error['horizon'], 'step')}" if error["horizon"] else ""
     if error["value"] is None:
         return f"Accuracy on {grid}{over}: undefined ({error['reason']}): do not use this surrogate so far ahead."
     words = {"mean": "predicting the training mean", "persistence": "keeping the initial state"}
@@ -132,8 +141,8 @@ def accuracy_text(
     useless = is_useless(error, baselines)
     return (
         f"On {grid}, the training grid, the relative L2 error{over} is {percent(error['value'])} "
-        f"({interval(error)}, {error['n']} test samples{path}){compared}."
-        f"{' That is no worse: do not use this surrogate.' if useless else ''}"
+        f"({interval(error)}, {some(error['n'], 'test sample')}{path}){compared}."
+        f"{' It knows nothing that these do not: do not use this surrogate.' if useless else ''}"
     )
 
 
@@ -270,7 +279,7 @@ def convergence(record: dict[str, Any], ndim: int) -> tuple[float | None, str, s
 COLLAPSES = ("frozen", "energy lost")
 """Reasons for a trajectory's end that are no blow-up."""
 DRIFT = 0.1
-"""Largest change of a mean quantity, relative to its start, that is not called a drift."""
+"""Largest difference of a mean quantity, relative to the largest it truly has, that is not called a drift."""
 
 
 def _drifts(drift: dict[str, Any]) -> bool:
@@ -293,32 +302,35 @@ def _excess(excess: dict[str, Any]) -> str:
 def stability(section: dict[str, Any]) -> tuple[str, str]:
     """(verdict, sentences) on a long rollout: `diverges`, `collapses`, `drifts` or `stays bounded`.
 
-    It diverges if any trajectory ends, or collapses if those that do lose their energy or freeze; it drifts if the mean
-    of one of the equation's quantities ends more than a tenth of its start away from the truth's, and not by chance:
-    its interval leaves zero out.
+    It diverges if any trajectory ends, or collapses if those that do lose their energy or freeze; it drifts if one of
+    the equation's quantities ends, on average, more than a tenth of the largest it truly has away from the truth, and
+    not by chance: the interval leaves zero out.
 
     Args:
         section: The report's `rollout`, without these.
     """
     n, steps, dt = section["trajectories"], section["steps"], section["time_step"]
     trained, reference = section["trained_steps"], section["reference_steps"]
-    how_far = f"{steps} steps ({steps / trained:.3g} times the {trained} of its training trajectories)"
+    times = "as many as" if steps == trained else f"{steps / trained:.3g} times the"
+    how_far = f"{some(steps, 'step')} ({times} {trained} of its training trajectories)"
     ended = section["ended"]
     drifting = {name: q["drift"]["mean"] for name, q in section["quantities"].items() if _drifts(q["drift"])}
     if ended:
         first = min(ended, key=lambda e: e["step"])
         verdict = "collapses" if {e["reason"] for e in ended} <= set(COLLAPSES) else "diverges"
         text = (
-            f"Rolled out {how_far}, {len(ended)} of {n} trajectories fail, the first at step {first['step']} "
-            f"({first['reason']}). Do not use it further than that."
+            f"Rolled out {how_far}, {len(ended)} of {some(n, 'trajectory')} fail{'s' * (n == 1)}, the first at step "
+            f"{first['step']} ({first['reason']}). Do not use it further than that."
         )
     else:
         verdict = "drifts" if drifting else "stays bounded"
-        text = f"Rolled out {how_far}, none of {n} trajectories leaves the bounds of the training data."
+        text = f"Rolled out {how_far}, none of {some(n, 'trajectory')} leaves the bounds of the training data."
     if drifting:
         worst = max(drifting, key=lambda name: abs(drifting[name]))
-        start = "the field's initial size" if worst == "mean" else "its initial value"
-        text += f" Its {worst} is off by {percent(drifting[worst])} of {start} after {reference} steps, on average"
+        start = "the field's initial size" if worst == "mean" else "the largest it truly has"
+        text += (
+            f" Its {worst} is off by {percent(drifting[worst])} of {start} after {some(reference, 'step')}, on average"
+        )
         text += f" over the {n - len(ended)} that last." if ended else "."
     lost = section["survival"]["correlation_time"]
     if lost["median"] is not None:
@@ -329,10 +341,11 @@ def stability(section: dict[str, Any]) -> tuple[str, str]:
     elif lost["censored"] < 1:
         gone = round((1 - lost["censored"]) * n)
         text += (
-            f" {gone} of them lose the true trajectory (correlation below 0.8) within the {reference} steps compared."
+            f" {gone} of them lose{'s' * (gone == 1)} the true trajectory (correlation below 0.8) within the "
+            f"{some(reference, 'step')} compared."
         )
     else:
-        text += f" All stay correlated with the truth (above 0.8) over the {reference} steps compared."
+        text += f" All stay correlated with the truth (above 0.8) over the {some(reference, 'step')} compared."
     growth = section["growth"]
     if growth["excess"] is not None:
         excess = growth["excess"]
