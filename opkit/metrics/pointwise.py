@@ -152,7 +152,7 @@ def srmse(
     """Root mean square error per sample and channel over a fixed scale (the training data's standard deviation, say),
     then the mean over channels: of a field that decays it does not inflate, as relative errors do."""
     error = space_mean(difference(prediction, truth).square(), grid)
-    return (error.sqrt() / scale.to(error)).mean(1)
+    return ratio(error.sqrt(), scale.to(error)).mean(1)
 
 
 def space_mean(values: Float[Tensor, "n c *x"], grid: Grid | None = None) -> Float[Tensor, "n c"]:

@@ -123,7 +123,7 @@ def nyquist_bands(grid: Grid) -> Bands:
     above, the corners of the spectrum included."""
     top = float(min(line.max() for line in wave_numbers(grid).flatten(1)))
     edges = (0.0, top / 8, top / 4, top / 2, math.inf)
-    names = ("< k_N/8", "k_N/8 to k_N/4", "k_N/4 to k_N/2", ">= k_N/2")
+    names = ("below 1/8", "1/8 to 1/4", "1/4 to 1/2", "above 1/2")
     return dict(zip(names, itertools.pairwise(edges), strict=True))
 
 
