@@ -25,7 +25,7 @@ from torch import Tensor
 
 from opkit.errors import ConfigError
 from opkit.grid import Grid, Spec
-from opkit.metrics import gradient_square, wave_numbers, waves_square
+from opkit.metrics import gradient_square, wave_squares, waves_square
 from opkit.pdes import PDE
 from opkit.settings import Loss
 
@@ -50,10 +50,7 @@ def _energy(v: Tensor, inputs: Tensor, settings: Loss, grid: Grid) -> Tensor:
 
 
 def _hs(v: Tensor, _: Tensor, settings: Loss, grid: Grid) -> Tensor:
-    half = 1 if grid.location == "periodic" else 2  # a sine of number k has k half waves per edge
-    lengths = torch.tensor(grid.lengths, dtype=torch.float64).view(-1, *(1 for _ in grid.shape))
-    k = wave_numbers(grid) * (2 * math.pi / half) / lengths
-    weights = (1 + k.square().sum(0)) ** settings.order
+    weights = (1 + wave_squares(grid)) ** settings.order
     return (waves_square(v, grid) * weights.to(v)).flatten(1).sum(1)
 
 

@@ -11,10 +11,12 @@ import torch
 
 from opkit.errors import ConfigError, GateError
 from opkit.evaluation import check_gate, fine_resolutions, parse_gate
-from opkit.evaluation.protocol import measure
+from opkit.evaluation.protocol import bands_of, measure
 from opkit.evaluation.records import Records
 from opkit.evaluation.statistics import Estimate, gain_with_interval, mean_with_interval
 from opkit.evaluation.verdicts import accuracy_text, is_useless, resolution_text, super_resolution
+from opkit.grid import Grid
+from opkit.models import FNO
 from opkit.pdes import Darcy
 from opkit.settings import Data, Evaluation
 
@@ -50,6 +52,52 @@ def test_the_exact_solver_is_exact_where_labels_were_solved(shared_data):
     found = gains(finest)
     assert found["unresolved gain"].value > 1 - 1e-6
     assert found["gain"].value > 0.99
+
+
+def test_a_factor_is_its_own_error_in_every_relative_norm_and_changes_no_phase(shared_data):
+    """1.25 times the label: a quarter in the energy norm and the dual norm, an amplitude of 1.25 in every band."""
+    known = {}
+
+    def scaled(a: torch.Tensor) -> torch.Tensor:
+        return 1.25 * known["truth"][: len(a)] if a.shape[-1] == 13 else solver(a)
+
+    known["truth"] = measure(solver, PDE, DATA, SETTINGS, workers=1).truth
+    coarse = measure(scaled, PDE, DATA, SETTINGS, workers=1).coarse
+    for name in ("rel_energy", "rel_hminus1"):
+        torch.testing.assert_close(coarse.errors["surrogate"][name], torch.full((8,), 0.25).double(), rtol=1e-5, atol=0)
+    assert "srmse" not in coarse.errors["surrogate"]
+    assert [b.name for b in coarse.bands] == ["low", "mid", "high", "1/8 to 1/4", "1/4 to 1/2", "above 1/2"]
+    for band in coarse.bands:
+        for name, expected in (("band_rel", 0.25), ("band_amplitude", 1.25), ("phase_error", 0.0)):
+            found = band.figures[name]
+            torch.testing.assert_close(found, torch.full_like(found, expected), rtol=0, atol=1e-4)
+        torch.testing.assert_close(
+            band.figures["band_error"], 0.25 * band.figures["share"].sqrt(), rtol=1e-3, atol=1e-9
+        )
+    for kind in ("shells", "nyquist"):
+        whole = sum(b.figures["share"] for b in coarse.bands if b.kind == kind)
+        torch.testing.assert_close(whole, torch.ones_like(whole), rtol=1e-9, atol=0)
+
+
+def test_bands_of_a_model_are_the_waves_its_layers_act_on():
+    """FNO with 8 x 6 modes: |k_x| <= 4, |k_y| <= 3. cos 4x is inside, cos 4y above; predicted without it."""
+    grid = Grid((16, 16), "periodic", 2 * math.pi)
+    x, y = grid.coordinates
+    model = FNO(1, 1, n_modes=(8, 6), width=2, location="periodic")
+    truth = (torch.cos(4 * x) + 2 * torch.cos(4 * y))[None, None]
+    prediction = (0.9 * torch.cos(4 * x) + 1e-14 * torch.sin(4 * y))[None, None]
+    bands = {b.name: b for b in bands_of(prediction, truth, grid, model.highest_waves) if b.kind == "model"}
+    assert bands["modes"].waves == "|k_x| <= 4, |k_y| <= 3"
+    found = {n: {k: v.item() for k, v in b.figures.items()} for n, b in bands.items()}
+    assert found["modes"] == pytest.approx(
+        {"share": 0.2, "band_error": 0.1 / math.sqrt(5), "band_rel": 0.1, "band_amplitude": 0.9, "phase_error": 0},
+        abs=1e-12,
+    )
+    assert found["above"] == pytest.approx(
+        {"share": 0.8, "band_error": 2 / math.sqrt(5), "band_rel": 1, "band_amplitude": 0, "phase_error": 1}, abs=1e-12
+    )
+    assert FNO(1, 1, n_modes=(8, 6), width=2).highest_waves is None  # between walls waves are not those of the grid
+    assert FNO(1, 1, n_modes=(8, 6), width=2, location="periodic", padding=0.25).highest_waves is None
 
 
 def test_the_coarse_solver_is_a_baseline_on_every_grid(shared_data):

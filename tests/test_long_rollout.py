@@ -2,14 +2,16 @@
 
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from test_rollout import Solver, surrogate_of
 
+from opkit import metrics
 from opkit.errors import ConfigError
-from opkit.evaluation.records import Records, _fan, rollout_record
+from opkit.evaluation.records import Records, _fan, _power_law, per_sample, rises, rollout_record
 from opkit.evaluation.rollout import (
     REASONS,
     Bounds,
@@ -277,3 +279,78 @@ def test_the_solver_in_another_precision_errs_no_faster_than_chaos(one_thread):
     assert len(rates) >= 2
     own, theirs = np.mean(rates, axis=0)
     assert own == pytest.approx(theirs, rel=0.3)
+
+
+FINE = dataclasses.replace(PDE, times=(0, 0.02, 0.04), dt=0.01, modes=3)
+BRIEF = Evaluation(horizon=10, steps=10, resamples=200, rollouts=6)
+
+
+def test_what_true_frames_leave_over_is_the_measure_of_a_surrogates(one_thread):
+    """The exact solver leaves what the truth does. One with a tenth less viscosity misses a tenth of the dissipation,
+    by hand: dE/dt + nu <u_x^2> = (nu - 0.9 nu) <u_x^2>."""
+    exact = measured(Solver(FINE), FINE, BRIEF)
+    ratio = per_sample(exact)["residual_ratio"]
+    torch.testing.assert_close(ratio, torch.ones_like(ratio), rtol=1e-3, atol=0)
+    thin = measured(Solver(dataclasses.replace(FINE, viscosity=0.18)), FINE, BRIEF)
+    found = per_sample(thin)
+    assert (found["residual_ratio"] > 10).all()
+    torch.testing.assert_close(found["energy_budget"], torch.full((6,), 0.1).double(), rtol=0.02, atol=0)
+    assert thin.balance.residual["truth"].shape == (6, 9)
+    section = rollout_record(Records(BRIEF), thin)[1]["balance"]
+    assert section["energy_budget"]["truth"]["value"] < 0.01 and section["truth_residual"]["value"] < 0.05
+    torch.testing.assert_close(exact.balance.rate, thin.balance.rate)
+
+
+def test_what_has_no_three_frames_has_no_balance_and_what_has_ended_an_infinite_one(one_thread):
+    assert measured(Solver(FINE), FINE, Evaluation(horizon=1, steps=1, resamples=200)).balance is None
+
+    class Explosive(Solver):
+        def forward(self, u):
+            return 1e30 * u
+
+    found = measured(Explosive(FINE), FINE, BRIEF)
+    assert per_sample(found)["residual_ratio"].isinf().all()
+    record = rollout_record(Records(BRIEF), found)[1]["balance"]
+    assert record["residual_ratio"]["value"] is None and record["truth_residual"]["value"] is not None
+
+
+def test_a_bias_of_every_step_grows_as_the_first_power_of_time(one_thread):
+    """A field so weak that it only diffuses, and a constant added in every step: ||e|| = n b."""
+
+    class Biased(Solver):
+        def forward(self, u):
+            return super().forward(u) + 1e-13
+
+    weak = dataclasses.replace(PDE, sigma=1e-9)
+    found = measured(Biased(weak), weak)
+    section = rollout_record(Records(SETTINGS), found)[1]
+    assert section["growth"]["excess"] is None and section["power_law"]["n"] == 6
+    assert section["power_law"]["exponent"]["value"] == pytest.approx(1, abs=1e-3)
+    assert section["growth"]["reason"] != section["power_law"]["reason"]
+
+
+def test_errors_that_grow_exponentially_have_no_power(one_thread):
+    """exp(0.2 t) is a line over t and bends over log t; t is a line over log t and bends over t."""
+    times = np.arange(10.0, 31.0)  # so late that either is nearly a line in the other, too
+
+    def record(curves):
+        growth = [(metrics.growth_rate(c, times, 1.0), None) for c in curves]
+        powers = [metrics.power_law(c, times, 1.0) for c in curves]
+        return _power_law(Records(SETTINGS), SimpleNamespace(growth=growth, powers=powers))
+
+    exponential, linear = 1e-4 * np.exp(0.2 * times), 1e-3 * times
+    found = record([exponential, 2 * exponential, linear])
+    assert found["exponent"] is None and found["n"] == 1
+    found = record([exponential, 2 * linear, linear])
+    assert found["exponent"]["value"] == pytest.approx(1) and found["n"] == 2 and found["tried"] == 3
+
+
+def test_energy_that_can_only_fall_is_seen_to_rise(one_thread):
+    """By hand; and a factor of 1.5 per step, more than diffusion takes, makes it rise at every step."""
+    curve = torch.tensor([[3.0, 2.0, 2.5, 2.0, math.nan, math.nan], [3.0, 3.5, 4.0, 1.0, 1.5, 1.5]])
+    assert rises(curve).tolist() == [1, 3]
+    weak = dataclasses.replace(PDE, sigma=1e-9, viscosity=1e-2)
+    settings = Evaluation(horizon=8, steps=8, resamples=200, rollouts=6)
+    found = rollout_record(Records(settings), measured(Solver(weak, 1.5), weak, settings))[1]["quantities"]
+    assert found["energy"]["rises"]["surrogate"]["value"] == 8 and found["energy"]["rises"]["truth"]["value"] == 0
+    assert found["mean"]["rises"] is None

@@ -163,6 +163,79 @@ def test_a_scaled_field_has_no_phase_error_and_a_shifted_one_no_amplitude_error(
     assert metrics.phase_error(shifted, u, grid)[0].item() == pytest.approx(1 - math.cos(0.3), rel=1e-12)
 
 
+def test_bands_compare_a_wave_with_the_same_wave_of_the_truth():
+    """cos 2x + cos 5x against 1.5 cos(2x + 0.3) + cos 5x: by hand, band by band."""
+    grid = Grid((32,), "periodic", 2 * math.pi)
+    x = grid.coordinates[0]
+    u = (torch.cos(2 * x) + torch.cos(5 * x))[None, None]
+    p = (1.5 * torch.cos(2 * x + 0.3) + torch.cos(5 * x))[None, None]
+    error = math.sqrt(1.5**2 - 3 * math.cos(0.3) + 1)  # |1.5 exp(0.3 i) - 1|
+    nan = math.nan
+    for found, expected in (
+        (metrics.band_rel(p, u, grid), [error, 0, nan]),
+        (metrics.band_amplitude(p, u, grid), [1.5, 1, nan]),
+        (metrics.phase_error(p, u, grid), [1 - math.cos(0.3), 0, nan]),
+        (metrics.band_errors(p, u, grid), [error / math.sqrt(2), 0, 0]),
+    ):
+        assert found[:, 0].tolist() == pytest.approx(expected, abs=1e-12, nan_ok=True)
+    masks = metrics.band_masks(grid, {"five": (5.0, 6.0)})
+    assert metrics.band_amplitude(p, u, grid, masks).tolist() == [[pytest.approx(1)]]
+
+
+def test_bands_of_the_nyquist_wavenumber_hold_every_wave_once():
+    """16 points: waves to 8, with corners to 8 sqrt(2); 1, 2 and 4 are the edges."""
+    grid = Grid((16, 16), "periodic")
+    masks = metrics.band_masks(grid, metrics.nyquist_bands(grid))
+    assert (masks.sum(0) == 1).all()
+    # |k| < 1: the mean; < 2: (0,1), (1,1) and their images; < 4: 45 - 9 of the 45 lattice points inside radius 4
+    assert masks.sum(1).tolist() == [1, 8, 36, 256 - 45]
+
+
+def test_the_dual_norm_divides_a_wave_by_its_wavenumber():
+    """e = cos 6 pi x on (0, 2), k' = 6 pi, against u = cos 2 pi x + cos 4 pi x: by hand; the mean is not seen."""
+    grid = Grid((24,), "periodic", 2.0)
+    x = grid.coordinates[0]
+    assert metrics.hminus1_norm(torch.cos(6 * math.pi * x)[None, None], grid).item() == pytest.approx(
+        1 / (6 * math.pi), rel=1e-12
+    )
+    u = (torch.cos(2 * math.pi * x) + torch.cos(4 * math.pi * x))[None, None]
+    p = u + 0.5 * torch.cos(6 * math.pi * x) + 7
+    expected = 0.5 / 3 / math.sqrt(1 + 1 / 4)
+    assert metrics.rel_hminus1(p, u, grid).item() == pytest.approx(expected, rel=1e-12)
+    flat = Grid((12, 10), "periodic", (2.0, 3.0))
+    x, y = flat.coordinates
+    wave = torch.sin(2 * math.pi * (2 * x / 2 - y / 3))[None, None]
+    size = math.sqrt(2 * 3 / 2) / (2 * math.pi * math.sqrt(1 + 1 / 9))
+    assert metrics.hminus1_norm(wave, flat).item() == pytest.approx(size, rel=1e-12)
+
+
+@pytest.mark.parametrize("location", ["node", "cell"])
+def test_the_dual_norm_between_walls_is_that_of_sines(location):
+    """|k'|^2 = pi^2 (i^2 + (j / 2)^2) on (0, 1) x (0, 2); the waves by hand."""
+    grid = Grid((17, 15), location, (1.0, 2.0))
+    x, y = grid.coordinates
+    u = (torch.sin(math.pi * x) * torch.sin(math.pi * y / 2))[None, None]
+    e = (torch.sin(3 * math.pi * x) * torch.sin(math.pi * 2 * y / 2))[None, None]
+    expected = 0.2 * math.sqrt((1 + 1 / 4) / (9 + 1))
+    assert metrics.rel_hminus1(u + 0.2 * e, u, grid).item() == pytest.approx(expected, rel=1e-12)
+    assert metrics.hminus1_norm(u, grid).item() == pytest.approx(
+        1 / math.sqrt(2) / (math.pi * math.sqrt(1.25)), rel=1e-12
+    )
+
+
+def test_the_dual_norm_is_the_gradient_of_poissons_solution():
+    """Against dense linear algebra: -phi'' = v by the exact spectral second derivative matrix."""
+    n = 11
+    grid = Grid((n,), "periodic", 3.0)
+    v = torch.randn(1, 1, n, dtype=torch.float64)
+    k = torch.fft.fftfreq(n, 1 / n, dtype=torch.float64) * 2 * math.pi / 3
+    waves = torch.exp(1j * k[:, None] * grid.coordinates[0])
+    first = (waves.T @ torch.diag(1j * k) @ waves.conj() / n).real
+    phi = torch.linalg.lstsq(first.T @ first, (v - v.mean())[0, 0][:, None], driver="gelsd").solution
+    expected = (first @ phi).square().sum().mul(3 / n).sqrt().item()
+    assert metrics.hminus1_norm(v, grid).item() == pytest.approx(expected, rel=1e-9)
+
+
 def test_ratios_are_averaged_over_channels_not_taken_jointly():
     """Channels 3 and 0.1 large, errors 0.3 and 0.1: 0.1 and 1 average to 0.55; jointly it is sqrt(0.1 / 9.01)."""
     u = torch.tensor([3.0, 0.1]).view(1, 2, 1) * torch.tensor([1.0, -1.0, 1.0, -1.0])

@@ -144,7 +144,7 @@ def test_a_rollout_that_piles_up_on_fine_grids_alone_is_told_from_one_step(one_t
 def test_errors_by_step_and_block_are_the_hand_computed_ones(one_thread):
     """A model that is exact but for a factor 1.1 per step errs by 1.1^k - 1 after k of them where the map is linear: a
     field so weak that it only diffuses."""
-    weak = dataclasses.replace(PDE, sigma=1e-9, label_resolution=48)
+    weak = dataclasses.replace(PDE, sigma=1e-9, mean="keep", label_resolution=48)
     measured = measure(surrogate_of(Solver(weak, 1.1), weak), weak, DATA, Evaluation(resamples=200), workers=1)
     expected = torch.tensor([0.1, 0.21, 0.331], dtype=torch.float64).expand(6, 3)
     torch.testing.assert_close(measured.coarse.steps["surrogate"], expected, rtol=1e-5, atol=0)
@@ -154,6 +154,10 @@ def test_errors_by_step_and_block_are_the_hand_computed_ones(one_thread):
     u = weak.solve(a)
     kept = (u[:, 1:] - u[:, :1]).flatten(1).norm(dim=1) / u[:, 1:].flatten(1).norm(dim=1)
     torch.testing.assert_close(measured.coarse.errors["persistence"]["rel_l2"], kept, rtol=1e-5, atol=0)
+    # srmse: each frame's error over one standard deviation of the training data, then their mean.
+    deviation = float(weak.solve(weak.sample(6))[:, 1:].std(correction=0))
+    size = expected * u[:, 1:, 0].square().mean(2).sqrt() / deviation
+    torch.testing.assert_close(measured.coarse.errors["surrogate"]["srmse"], size.mean(1), rtol=1e-5, atol=0)
 
 
 def test_a_rollout_that_explodes_is_undefined_not_a_crash():

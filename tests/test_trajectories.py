@@ -72,7 +72,9 @@ def test_the_rate_of_an_exponential():
     found = metrics.growth_rate(1e-4 * np.exp(0.7 * times), times, 1.0)
     assert found.rate == pytest.approx(0.7, rel=1e-10) and found.r2 == pytest.approx(1)
     # Twice its first value is passed at frame 3, 0.2 sqrt(2) after frame 22: log(2828) / 0.35 = 22.7.
-    assert found.points == 20
+    assert found.points == 20 and abs(found.bend) < 1e-10
+    faster = metrics.growth_rate(1e-4 * np.exp(0.1 * times + 0.02 * times**2), times, 1.0)
+    assert faster.bend == pytest.approx(0.02, rel=1e-8)
 
 
 def test_saturation_and_noise_give_no_rate():
@@ -87,7 +89,15 @@ def test_saturation_and_noise_give_no_rate():
 
 def test_the_exponent_of_a_power():
     times = np.arange(1.0, 51.0)
-    assert metrics.power_law(3 * times**0.5, times).rate == pytest.approx(0.5, rel=1e-10)
+    found = metrics.power_law(3e-3 * times**0.5, times, 1.0)
+    assert found.rate == pytest.approx(0.5, rel=1e-10) and found.points == 50
+    # 1e-3 t^2 passes a fifth of saturation, 0.2 sqrt(2), after t = sqrt(283) = 16.8; what comes later is not fitted.
+    saturating = np.minimum(1e-3 * times**2, 1.4)
+    found = metrics.power_law(saturating, times, 1.0)
+    assert found.rate == pytest.approx(2, rel=1e-10) and found.points == 16
+    assert metrics.power_law(np.full(50, 0.9), times, 1.0).reason == "fewer than five frames before saturation"
+    assert metrics.power_law(10 ** np.random.default_rng(0).uniform(-3, -1, 50), times, 1.0).rate is None
+    assert metrics.power_law(np.zeros(50), times, 1.0).rate is None
 
 
 def lorenz96(x: np.ndarray, dt: float, steps: int) -> np.ndarray:

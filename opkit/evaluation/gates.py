@@ -45,10 +45,11 @@ def parse_gate(text: str, grids: tuple[int, ...], evolution: bool = True) -> lis
                 '"rel_l2@211<=0.03", separated by commas.'
             ) from None
     times = TIMES if evolution else ()
+    errors = (*ERRORS, "srmse" if evolution else "rel_energy")
     for name, resolution, _, _ in conditions:
-        if not ((name in ERRORS and resolution in grids) or (name in times and resolution == grids[0])):
-            known = [*ERRORS, *times]
-            on = f"{', '.join(ERRORS)} on grids {', '.join(map(str, grids))}"
+        if not ((name in errors and resolution in grids) or (name in times and resolution == grids[0])):
+            known = [*errors, *times]
+            on = f"{', '.join(errors)} on grids {', '.join(map(str, grids))}"
             if times:
                 on += f", {', '.join(times)} on {grids[0]}"
             raise ConfigError(
@@ -67,7 +68,7 @@ def check_gate(conditions: list[Condition], report: dict[str, Any]) -> None:
     own = {(m["name"], m["resolution"]): m["value"] for m in report["metrics"] if m["model"] == "surrogate"}
     failed = []
     for name, resolution, comparison, bound in conditions:
-        value = own[name, resolution]
+        value = own.get((name, resolution))
         if value is None or not COMPARE[comparison](value, bound):
             measured = "undefined" if value is None else f"{value:.4g}"
             failed.append(f"{name}@{resolution} is {measured}, not {comparison} {bound:g}")

@@ -27,6 +27,7 @@ fed its own output, for as many steps as the data have. Its frames then count as
 is one ratio per trajectory. How it fares beyond that is `opkit.evaluation.rollout`'s.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -52,8 +53,30 @@ POINTS_PER_BATCH = 2**18
 
 FEW = 8
 """Samples for what is not averaged over the whole test set."""
-ERRORS = ("rel_l2", "rel_h1", "nrmse", "vrmse", "rel_linf", "max_error", "rmse_low", "rmse_mid", "rmse_high")
-"""Metrics of a field that are reported, see `opkit.metrics`."""
+ERRORS = (
+    "rel_l2", "rel_h1", "rel_hminus1", "nrmse", "vrmse", "rel_linf", "max_error", "rmse_low", "rmse_mid", "rmse_high",
+)  # fmt: skip
+"""Metrics of a field that are reported, see `opkit.metrics`; beside them `srmse` of evolution equations, and
+`rel_energy` of those that have an energy norm."""
+
+
+@dataclass
+class Band:
+    """The surrogate within a band of wavenumbers, on the training grid; of a trajectory, its last frame.
+
+    Args:
+        kind: "shells" are the limits all reports share, "nyquist" fractions of the training grid's Nyquist wavenumber,
+            "model" the waves a model's spectral layers act on and those above.
+        name: Within its kind.
+        waves: Which it holds, in words.
+        figures: `(n,)` each: `share` of the truth's squared norm, `band_error` over the whole truth, `band_rel` over
+            the truth within the band, `band_amplitude`, `phase_error`; see `opkit.metrics`.
+    """
+
+    kind: str
+    name: str
+    waves: str
+    figures: dict[str, Tensor]
 
 
 @dataclass
@@ -73,6 +96,8 @@ class Grids:
     """As `spectra`, of the last frame of truth and surrogate; empty where the equation is steady."""
     failures: Events | None = None
     """When rollouts end, see `opkit.evaluation.rollout`; likewise."""
+    bands: list[Band] = field(default_factory=list)
+    """Of the training grid."""
     filtered: Tensor | None = None
     """Relative L2 error of the surrogate on the first samples where the finest data are cut to what this grid holds,
     `(m,)`; None on the finest grid."""
@@ -127,11 +152,13 @@ class Training:
         mean: Mean target, `(t * c, *x)` or `(c, *x)`.
         bounds: What no sane prediction leaves.
         climate: Mean state over all frames, `(c, *x)`.
+        deviation: Standard deviation of each channel over samples, frames and points, `(c,)`.
     """
 
     mean: Tensor
     bounds: Bounds
     climate: Tensor
+    deviation: Tensor
 
 
 def horizon(pde: PDE, stepping: Stepping) -> int | None:
@@ -208,6 +235,8 @@ def measure(
             advance(len(inputs[rows]))
         prediction = torch.cat(predictions)
         coarse = Grids(pde.resolution)
+        deviation = None if steps is None else training.deviation.repeat(steps)
+        coefficient = pde.energy_coefficient(inputs)
         candidates = {"surrogate": prediction, "mean": mean.expand_as(truth)}
         if steps is not None:
             last = inputs[:, (history - 1) * len(pde.outputs) : history * len(pde.outputs)]
@@ -217,9 +246,15 @@ def measure(
                 coarse.correlations[name] = _correlations(candidates[name], truth, pde.grid, steps)
             climate = training.climate.repeat(steps, *(1 for _ in pde.grid.shape)).expand_as(truth)
             coarse.steps["climate"] = _step_errors(climate, truth, pde.grid, steps)
-        coarse.errors = {name: _errors(values, truth, pde.grid) for name, values in candidates.items()}
+        coarse.errors = {
+            name: _errors(values, truth, pde.grid, deviation, coefficient) for name, values in candidates.items()
+        }
         if solved is not None:
-            coarse.errors["solver"] = _errors(solved, truth[:n], pde.grid)
+            few_of_them = None if coefficient is None else coefficient[:n]
+            coarse.errors["solver"] = _errors(solved, truth[:n], pde.grid, deviation, few_of_them)
+        last_frame = slice(-len(pde.outputs), None)
+        waves = surrogate.model.operator.highest_waves if isinstance(surrogate, Surrogate) else None
+        coarse.bands = bands_of(prediction[:, last_frame], truth[:, last_frame], pde.grid, waves)
         resolved, _, wall = _split(prediction[:n] - truth[:n], truth[:n], pde.grid, pde.grid)
         coarse.scales = {"resolved": resolved, "wall": wall}
         _watch(coarse, pde, prediction[:n], truth[:n], inputs[:n], training.bounds, history)
@@ -236,7 +271,8 @@ def measure(
                 if solved is not None:
                     known["solver"] = solved[rows]
                 own = _predict(surrogate, a, steps, training.bounds)
-                parts.append(_fine(own, u, known, mean, pde.grid, grid, steps))
+                weight = pde.energy_coefficient(a)
+                parts.append(_fine(own, u, known, mean, pde.grid, grid, steps, deviation, weight))
                 _watch(parts[-1], pde.on(r), own, u, a, training.bounds, history)
                 advance(len(a))
             fine.append(_join(r, parts))
@@ -358,8 +394,11 @@ def training_statistics(pde: PDE, data: Data, history: int, workers: int | None)
     mean = targets.mean(0, dtype=torch.float64).float()
     frames = targets.unflatten(1, (-1, len(pde.outputs)))
     sizes = frames.flatten(2).square().mean(2).sqrt()
+    apart = [0, 1, *range(3, frames.ndim)]  # all axes but the channels'
+    level = frames.mean(apart, keepdim=True, dtype=torch.float64).to(frames)
+    deviation = (frames - level).square().mean(apart, dtype=torch.float64).sqrt()
     bounds = Bounds(FAR * float(sizes.max()), FAR * float(targets.abs().max()))
-    return Training(mean, bounds, mean.unflatten(0, (-1, len(pde.outputs))).mean(0))
+    return Training(mean, bounds, mean.unflatten(0, (-1, len(pde.outputs))).mean(0), deviation)
 
 
 def _batches(n: int, grid: Grid, steps: int | None) -> Iterator[slice]:
@@ -368,25 +407,80 @@ def _batches(n: int, grid: Grid, steps: int | None) -> Iterator[slice]:
         yield slice(start, min(n, start + size))
 
 
-def _errors(prediction: Tensor, truth: Tensor, grid: Grid) -> dict[str, Tensor]:
+def _errors(
+    prediction: Tensor, truth: Tensor, grid: Grid, deviation: Tensor | None, coefficient: Tensor | None
+) -> dict[str, Tensor]:
+    """Each of the `ERRORS`, and where there is a scale per channel or an energy coefficient, what needs it."""
     finite = torch.isfinite(prediction).flatten(1).all(1)  # what is not has no error in any norm
     inside = torch.where(finite.view(-1, *(1 for _ in prediction.shape[1:])), prediction, 0.0)
     bands = metrics.rmse_bands(inside, truth, grid)
     found = {
         "rel_l2": metrics.rel_l2(inside, truth, grid),
         "rel_h1": metrics.rel_h1(inside, truth, grid),
+        "rel_hminus1": metrics.rel_hminus1(inside, truth, grid),
         "nrmse": metrics.nrmse(inside, truth, grid),
         "vrmse": metrics.vrmse(inside, truth, grid),
         "rel_linf": metrics.rel_linf(inside, truth),
         "max_error": metrics.max_error(inside, truth),
         **{f"rmse_{name}": band for name, band in zip(metrics.BANDS, bands, strict=True)},
     }
+    if coefficient is not None:
+        found["rel_energy"] = metrics.rel_energy(inside, truth, grid, coefficient)
+    if deviation is not None:
+        found["srmse"] = metrics.srmse(inside, truth, deviation, grid)
     return {name: torch.where(finite, values, torch.inf) for name, values in found.items()}
+
+
+def bands_of(prediction: Tensor, truth: Tensor, grid: Grid, waves: tuple[int, ...] | None) -> list[Band]:
+    """The figures of all bands.
+
+    Args:
+        prediction: `(n, c, *x)`.
+        truth: Likewise.
+        grid: Of both.
+        waves: Highest wave per axis that the model's spectral layers act on; None where that says nothing.
+    """
+    found = [
+        ("shells", name, _between(*limits), metrics.band_masks(grid, {name: limits}))
+        for name, limits in metrics.BANDS.items()
+    ]
+    found += [
+        ("nyquist", name, _between(*limits), metrics.band_masks(grid, {name: limits}))
+        for name, limits in metrics.nyquist_bands(grid).items()
+    ]
+    if waves is not None:
+        top = torch.tensor(waves).view(-1, *(1 for _ in grid.shape))
+        inside = (metrics.wave_numbers(grid) <= top).all(0).flatten()[None]
+        words = ", ".join(f"|k_{axis}| <= {n}" for axis, n in zip("xyz", waves, strict=False))
+        found += [("model", "modes", words, inside), ("model", "above", "all others", ~inside)]
+    finite = torch.isfinite(prediction).flatten(1).all(1)
+    own = torch.where(finite.view(-1, *(1 for _ in prediction.shape[1:])), prediction, 0.0)
+    bands = []
+    for kind, name, words, mask in found:
+        if not mask.any():
+            continue  # a coarse grid has no high waves
+        given = (own, truth, grid, mask)
+        figures = {
+            "band_error": metrics.band_errors(*given)[0],
+            "band_rel": metrics.band_rel(*given)[0],
+            "band_amplitude": metrics.band_amplitude(*given)[0],
+            "phase_error": metrics.phase_error(*given)[0],
+        }
+        figures = {name: torch.where(finite, values, torch.inf) for name, values in figures.items()}
+        share = metrics.band_errors(torch.zeros_like(truth), truth, grid, mask)[0].square()
+        bands.append(Band(kind, name, words, {"share": share, **figures}))
+    return bands
+
+
+def _between(low: float, high: float) -> str:
+    if math.isinf(high):
+        return f"|k| >= {low:g}"
+    return f"{low:g} <= |k| < {high:g}" if low else f"|k| < {high:g}"
 
 
 def _fine(
     prediction: Tensor, truth: Tensor, known: dict[str, Tensor], mean: Tensor, coarse: Grid, grid: Grid,
-    steps: int | None,
+    steps: int | None, deviation: Tensor | None, coefficient: Tensor | None,
 ) -> Grids:  # fmt: skip
     """Figures of one batch on one finer grid, given what is known on the training grid, by model."""
     method: Method = "spectral" if grid.location == "periodic" else "cubic"
@@ -395,7 +489,9 @@ def _fine(
         **{name: coarse.resample(values.double(), grid, method) for name, values in known.items()},
         "mean": coarse.resample(mean.double(), grid, method).expand_as(truth),
     }
-    out = Grids(grid.shape[0], {name: _errors(v, truth, grid) for name, v in candidates.items()})
+    out = Grids(
+        grid.shape[0], {name: _errors(v, truth, grid, deviation, coefficient) for name, v in candidates.items()}
+    )
     if steps is not None:
         for name in ("surrogate", "interpolation"):
             out.correlations[name] = _correlations(candidates[name], truth, grid, steps)

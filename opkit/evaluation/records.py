@@ -13,7 +13,7 @@ import torch
 
 from opkit import metrics
 from opkit.evaluation import verdicts
-from opkit.evaluation.protocol import ERRORS, Grids, Measured
+from opkit.evaluation.protocol import Grids, Measured
 from opkit.evaluation.resolution import refinements
 from opkit.evaluation.rollout import REASONS, Rollout
 from opkit.evaluation.statistics import (
@@ -104,8 +104,15 @@ def error_records(make: Records, measured: Measured, horizon: int | None) -> lis
     found = [
         make.metric(name, coarse.errors[model][name], model, coarse.resolution, horizon)
         for model in coarse.errors
-        for name in ERRORS
+        for name in coarse.errors[model]
     ]
+    for band in coarse.bands:
+        if band.kind == "shells":
+            found += [
+                make.metric(f"{name}_{band.name}", values, "surrogate", coarse.resolution, horizon)
+                for name, values in band.figures.items()
+                if name not in ("share", "band_error")  # rmse_low, ... say that
+            ]
     steps = [h for h in STEPS if h < (horizon or 0)] + ([horizon] if horizon else [])
     found += [
         make.metric("rel_l2_step", coarse.steps[model][:, h - 1], model, coarse.resolution, h)
@@ -117,9 +124,28 @@ def error_records(make: Records, measured: Measured, horizon: int | None) -> lis
             make.metric(name, grids.errors[model][name], model, grids.resolution, horizon)
             for model in ("surrogate", "interpolation", "solver", "mean")
             if model in grids.errors
-            for name in ERRORS
+            for name in grids.errors[model]
         ]
     return found
+
+
+def band_records(make: Records, measured: Measured) -> list[Record]:
+    """The surrogate within bands of wavenumbers. Samples whose truth has nothing in a band have no figure there."""
+    rows = []
+    for band in measured.coarse.bands:
+        row: Record = {"kind": band.kind, "name": band.name, "waves": band.waves}
+        known = ~torch.isnan(band.figures["band_rel"])
+        row["undefined"] = int((~known).sum())
+        for name, values in band.figures.items():
+            whole = name in ("share", "band_error")
+            kept = values if whole else values[known]
+            row[name] = asdict(make.estimate(kept)) if len(kept) else _nothing("the truth has nothing there")
+        rows.append(row)
+    return rows
+
+
+def _nothing(reason: str, n: int = 0) -> Record:
+    return asdict(Estimate(None, None, None, n, reason=reason))
 
 
 def resolution_rows(
@@ -222,6 +248,8 @@ def rollout_record(make: Records, rollout: Rollout) -> tuple[list[Record], Recor
     for model, errors in rollout.errors.items():
         for h in sorted({h for h in beyond if h > rollout.trained}):
             found.append(make.metric("rel_l2_step", errors[:, h - 1], model, resolution, h))
+    for name, values in per_sample(rollout).items():
+        found.append(make.metric(name, values, "surrogate", resolution, reference))
     windows = [
         {"from": first, "to": last, "vrmse": asdict(make.estimate(rollout.vrmse[:, first - 1 : last].mean(1)))}
         for first, last in dict.fromkeys([*WINDOWS, (1, rollout.trained)])
@@ -248,6 +276,9 @@ def rollout_record(make: Records, rollout: Rollout) -> tuple[list[Record], Recor
                 "step": [0, *shown],
                 **{m: _fan(c[:, [0, *shown]], None) for m, c in models.items()},
                 "drift": _drift(make, rollout.size if name == "mean" else models["truth"].abs().amax(1), models),
+                "rises": {m: asdict(make.estimate(rises(c))) for m, c in models.items()}
+                if name in rollout.falling
+                else None,
             }
             for name, models in rollout.quantities.items()
         },
@@ -265,6 +296,8 @@ def rollout_record(make: Records, rollout: Rollout) -> tuple[list[Record], Recor
             if code
         ],
         "growth": _growth(make, rollout),
+        "power_law": _power_law(make, rollout),
+        "balance": _balance(make, rollout),
         "climate": _climate(make, rollout),
         "shown": {"steps": rollout.shown_steps, "samples": rollout.shown_samples},
     }
@@ -313,16 +346,79 @@ def _drift(make: Records, scale: torch.Tensor, models: dict[str, torch.Tensor]) 
     return ends | {"largest": float(drift.abs().max()), "n": found.n, "reason": found.reason}
 
 
+def rises(curve: torch.Tensor) -> torch.Tensor:
+    """Steps at which a quantity that can only fall is larger than before, `(n,)`."""
+    return (curve.diff(dim=1) > 0).sum(1).double()
+
+
+def per_sample(rollout: Rollout) -> dict[str, torch.Tensor]:
+    """Figures of the surrogate's whole rollout beside the truth, `(n,)` or, of the balance, of the first few."""
+    found = {f"{name}_rises": rises(rollout.quantities[name]["surrogate"]) for name in rollout.falling}
+    if (balance := rollout.balance) is not None:
+        own, true = (_rms(balance.residual[m]) for m in ("surrogate", "truth"))
+        found |= {"residual_ratio": metrics.ratio(own, true), "energy_budget": _rms(balance.budget["surrogate"])}
+    return found
+
+
+def _rms(curves: torch.Tensor) -> torch.Tensor:
+    """Over time."""
+    return curves.square().mean(1).sqrt()
+
+
+def _balance(make: Records, rollout: Rollout) -> Record | None:
+    """What frames leave over of the equation, root mean square over time: the residual's H^-1 norm over that of true
+    frames, and that over the truth's time derivative; the energy budget of both."""
+    if (balance := rollout.balance) is None:
+        return None
+    found = per_sample(rollout)
+    floor = metrics.ratio(_rms(balance.residual["truth"]), _rms(balance.rate))
+    return {
+        "trajectories": len(balance.rate),
+        "residual_ratio": asdict(make.estimate(found["residual_ratio"])),
+        "truth_residual": asdict(make.estimate(floor)),
+        "energy_budget": {m: asdict(make.estimate(_rms(b))) for m, b in balance.budget.items()},
+    }
+
+
+def _power_law(make: Records, rollout: Rollout) -> Record:
+    """Exponent of the growth of errors as a power of time, over the trajectories that show one, and show it better than
+    an exponential."""
+    found, reasons = [], []
+    for power, (exponential, _) in zip(rollout.powers, rollout.growth, strict=True):
+        if power.rate is None:
+            reasons.append(power.reason or "")
+        elif exponential.rate is not None and (exponential.r2 or 0) >= (power.r2 or 0):
+            reasons.append("errors grow exponentially")
+        else:
+            found.append(power.rate)
+    if len(found) < 2:
+        return {"exponent": None, "n": len(found), "tried": len(rollout.powers), "reason": _commonest(reasons)}
+    exponent = asdict(make.estimate(torch.tensor(found, dtype=torch.float64)))
+    return {"exponent": exponent, "n": len(found), "tried": len(rollout.powers), "reason": None}
+
+
+def _commonest(reasons: list[str]) -> str:
+    return max(reasons, key=reasons.count) if reasons else "fewer than two trajectories"
+
+
 def _growth(make: Records, rollout: Rollout) -> Record:
-    if rollout.growth is None:
-        why = "not measured: it takes evaluation.suite=standard, and a truth for twice the training steps"
-        return {"surrogate": None, "solver": None, "excess": None, "n": 0, "reason": why}
+    bends = [own.bend for own, _ in rollout.growth if own.bend is not None]
+    bend = asdict(make.estimate(torch.tensor(bends, dtype=torch.float64))) if len(bends) > 1 else None
+    return _rates(make, rollout) | {"bend": bend}
+
+
+def _rates(make: Records, rollout: Rollout) -> Record:
     pairs = [
-        (own.rate, theirs.rate) for own, theirs in rollout.growth if own.rate is not None and theirs.rate is not None
+        (own.rate, theirs.rate)
+        for own, theirs in rollout.growth
+        if theirs is not None and own.rate is not None and theirs.rate is not None
     ]
     if len(pairs) < 2:
-        reasons = [r for own, theirs in rollout.growth if (r := own.reason or theirs.reason) is not None]
-        why = max(reasons, key=reasons.count, default="not enough trajectories")
+        reasons = [own.reason for own, _ in rollout.growth if own.reason]
+        reasons += [theirs.reason for own, theirs in rollout.growth if not own.reason and theirs and theirs.reason]
+        if any(own.rate is not None and theirs is None for own, theirs in rollout.growth):
+            reasons = ["the solver was not run to compare with"]
+        why = _commonest(reasons)
         return {"surrogate": None, "solver": None, "excess": None, "n": len(pairs), "reason": why}
     own, theirs = (torch.tensor(v, dtype=torch.float64) for v in zip(*pairs, strict=True))
     return {

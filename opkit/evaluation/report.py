@@ -24,9 +24,11 @@ from opkit.evaluation.perturbation import gain_picture, measure_perturbation, pe
 from opkit.evaluation.protocol import Measured, horizon, measure
 from opkit.evaluation.records import (
     Records,
+    band_records,
     convergence_record,
     error_records,
     label_record,
+    per_sample,
     resolution_rows,
     rollout_record,
 )
@@ -52,11 +54,20 @@ CONVENTIONS = {
     "norm": "L2 with quadrature weights of the grid (trapezoid on nodes), physical units, float64",
     "rel_l2": "one ratio per sample, channels, frames and space jointly; then the mean over samples",
     "rel_h1": "as rel_l2 with the gradient added: of the bilinear interpolant, spectral on periodic grids",
+    "rel_hminus1": "as rel_l2 with every wave but the mean divided by its wavenumber: what is smooth counts most",
+    "rel_energy": "Darcy: gradients weighed by the root of the coefficient, the norm the equation itself minimises",
     "nrmse": "per sample, frame and channel root mean square error over root mean square; mean over frames, channels",
     "vrmse": "as nrmse over the standard deviation in space: 1 is what predicting each frame's mean gives",
+    "srmse": "as nrmse over one standard deviation of the training data, for fields that decay",
     "rel_linf": "largest absolute error over largest absolute value",
     "max_error": "largest absolute error of a sample, in the unit of the field; then the mean over samples",
     "rmse_low, rmse_mid, rmse_high": "root mean square of the error's waves |k| < 4, 4 to 12, above, in its unit",
+    "band_rel, band_amplitude, phase_error": "of the waves of a band alone, of a trajectory's last frame: error over "
+    "truth, size over the truth's, and 1 - cosine of the angle between the two; undefined where the truth has less "
+    "than 1e-12 of its energy",
+    "residual_ratio": "H^-1 norm of what three frames leave over in the equation, time derivative by central "
+    "difference, over that of true frames, root mean square over time: 1 is not to be told from the solver",
+    "energy_budget": "energy gained for no reason over energy dissipated, of three frames; root mean square over time",
     "interval": "95%, BCa bootstrap over samples; of times to an event, percentile bootstrap",
     "rel_l2_step": "as rel_l2, of the frame at the horizon alone",
     "horizon": "steps rolled out from the frames given, each from the surrogate's own output; rel_l2 is over all",
@@ -248,6 +259,7 @@ def _report(
         "label_error": label,
         "verdicts": statements,
         "metrics": metrics,
+        "bands": band_records(make, measured),
         "super_resolution": rows,
         "resolved_at_training": asdict(resolved),
         "at_training": home,
@@ -306,6 +318,11 @@ def _table(measured: Measured) -> Iterator[Row]:
             for name, values in errors.items():
                 for i, value in enumerate(values.tolist()):
                     yield i, grids.resolution, 0, "", model, name, value
+        for band in grids.bands:
+            for name, values in band.figures.items():
+                label = band.name if band.kind == "shells" else f"{band.kind} {band.name}"
+                for i, value in enumerate(values.tolist()):
+                    yield i, grids.resolution, 0, "", "surrogate", f"{name}_{label}", value
         for name, curves in (("rel_l2_step", grids.steps), ("correlation_step", grids.correlations)):
             if curves:
                 count = next(iter(curves.values())).shape[1]
@@ -316,6 +333,9 @@ def _table(measured: Measured) -> Iterator[Row]:
         beyond = [s for s in beyond if s > rollout.trained]
         for name, curves in (("rel_l2_step", rollout.errors), ("correlation_step", rollout.correlations)):
             yield from frames(rollout.resolution, name, curves, beyond)
+        for name, values in per_sample(rollout).items():
+            for i, value in enumerate(values.tolist()):
+                yield i, rollout.resolution, 0, "", "surrogate", name, value
         for name, events, _ in _events(measured):
             for i, time in enumerate(events.time.tolist()):
                 yield i, rollout.resolution, 0, "", "surrogate", name, time
@@ -431,12 +451,14 @@ def _html(
         loader=jinja2.PackageLoader("opkit.evaluation", ""), autoescape=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["percent"] = verdicts.percent
+    environment.filters["short"] = lambda v: "undefined" if v is None else f"{100 * v:.3g}%"
     environment.filters["largest"] = _largest
     environment.filters["number"] = lambda v: "undefined" if v is None else f"{v:.3g}"
     own = [m for m in report["metrics"] if m["resolution"] == report["training_resolution"]]
+    errors = {m["name"] for m in own if m["model"] == "mean"}  # what has baselines to stand beside
     table: dict[str, dict[str, Any]] = {}
     for m in own:
-        if m["horizon"] == report["horizon"] and m["name"] != "rel_l2_step" and m.get("unit") != "time units":
+        if m["horizon"] == report["horizon"] and m["name"] in errors and m["name"] != "rel_l2_step":
             table.setdefault(m["name"], {})[m["model"]] = m
     return environment.get_template("report.html.j2").render(
         report=report,

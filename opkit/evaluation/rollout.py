@@ -6,6 +6,7 @@ times as many steps as the training trajectories have. Beside the truth, as far 
     error           ||e|| / ||u||                      and of the initial state kept, and of the training frames' mean
     correlation     centred, over space; lost when below 0.8
     quantities      energy, enstrophy, ...: those the equation names
+    balance         what three consecutive frames leave over in the equation, beside what true ones do; no truth needed
     spectra         of truth and rollout at a few times
 
 A trajectory that leaves ten times the bounds of the training data, whose highest third of wavenumbers holds a hundred
@@ -57,7 +58,9 @@ POINTS_PER_CALL = 2**18
 SHOWN_FRAMES, SHOWN_SAMPLES = 40, 2
 """Frames and trajectories kept to look at."""
 GROWTH_SAMPLES = 8
-"""Trajectories the solver is run on again, perturbed."""
+"""Trajectories whose errors' growth is fitted, and the solver run on again, perturbed."""
+BALANCED = 8
+"""Trajectories put into the equation."""
 BINS = 200
 """Of the histogram of values."""
 
@@ -87,6 +90,22 @@ class Climate:
 
 
 @dataclass
+class Balance:
+    """What is left over of the equation (`opkit.pdes.Evolution.balance`) at every step but the last, of the first few
+    trajectories; infinite once one has ended.
+
+    Args:
+        residual: H^-1 norm of the residual, by model (truth, surrogate), `(m, t - 1)`.
+        rate: H^-1 norm of the truth's time derivative, `(m, t - 1)`.
+        budget: Energy gained for no reason over energy dissipated, by model, `(m, t - 1)`.
+    """
+
+    residual: dict[str, Tensor]
+    rate: Tensor
+    budget: dict[str, Tensor]
+
+
+@dataclass
 class Rollout:
     """What was measured; `n` trajectories, `t` steps with a truth, `s` steps in all.
 
@@ -109,8 +128,11 @@ class Rollout:
         spectra: Mean energy per shell at `instants`, by model, `(len(instants), shells)`.
         instants: Steps of `spectra`.
         climate: Statistics of the second half; none where the reference is shorter than twice the training.
-        growth: Of the surrogate's error and of the perturbed solver's, one of each per trajectory tried; None where it
-            was not measured.
+        growth: Of the surrogate's error and of the perturbed solver's, one of each per trajectory tried; the solver's
+            is None where it was not run.
+        powers: Exponents of the growth of the surrogate's error, likewise.
+        balance: None where the equation has none or the reference fewer than two steps.
+        falling: Quantities that can only fall.
         shown: Frames of a few trajectories by model, `(samples, frames, *x)`, the first channel.
         shown_steps: Steps of these.
         shown_samples: Their indices.
@@ -134,7 +156,10 @@ class Rollout:
     spectra: dict[str, Tensor]
     instants: list[int]
     climate: Climate | None
-    growth: list[tuple[Growth, Growth]] | None = None
+    growth: list[tuple[Growth, Growth | None]] = field(default_factory=list)
+    powers: list[Growth] = field(default_factory=list)
+    balance: Balance | None = None
+    falling: tuple[str, ...] = ()
     shown: dict[str, Tensor] = field(default_factory=dict)
     shown_steps: list[int] = field(default_factory=list)
     shown_samples: list[int] = field(default_factory=list)
@@ -226,8 +251,8 @@ def measure_rollout(
             advance(1)
         advance(steps - out.step)
     rollout = out.result(steps)
-    if evaluation.suite != "quick" and reference >= 2 * trained:
-        rollout.growth = _growth(pde, history, rollout, out.first_error, data.seed)
+    compare = evaluation.suite != "quick" and reference >= 2 * trained
+    _fit_growth(rollout, pde, history, out.first_error, data.seed, compare)
     return rollout
 
 
@@ -323,6 +348,9 @@ class _Recorder:
         self.edges = torch.linspace(-edge, edge, BINS + 1, dtype=torch.float64)
         self.counts = {name: torch.zeros(BINS, dtype=torch.float64) for name in ("truth", "surrogate")}
         self.queue: list[Tensor] = []
+        self.window: dict[str, list[Tensor]] = {"truth": [], "surrogate": []}
+        self.unbalanced: dict[str, list[tuple[Tensor, Tensor]]] = {"truth": [], "surrogate": []}
+        self.rates: list[Tensor] = []
 
     @property
     def ready(self) -> bool:
@@ -340,6 +368,8 @@ class _Recorder:
             channels = [f[:, None].expand(-1, 1, *states.shape[2:]) for f in fields]
             self.inputs = torch.cat([*self.given, *channels], 1)
             self.states = self.history * states.shape[1]
+            for frames in self.window.values():
+                frames.append(states[:BALANCED].double())
 
     def _next(self, surrogate: Surrogate) -> Tensor:
         """The surrogate's next frame; that of an ended trajectory is the last it had."""
@@ -394,8 +424,29 @@ class _Recorder:
                 if i == 0:
                     curves[model][:, 0] = self.pde.quantities(self.initial.double())[name]
                 curves[model][:, i + 1] = torch.where(alive, value, torch.nan) if model == "surrogate" else value
+        self._balance(truth, state.double())
         self._keep(truth, state, energy)
         self.before, self.true_before = state, truth
+
+    def _balance(self, truth: Tensor, state: Tensor) -> None:
+        """What the last three frames of each leave over of the equation."""
+        dt, few = time_step(self.pde.times), slice(BALANCED)
+        assert isinstance(self.pde, Evolution) and dt is not None
+        constants = self.inputs[few, self.states :].double()
+        for (name, frames), new in zip(self.window.items(), (truth, state), strict=True):
+            frames[:] = [*frames[-2:], new[few]]
+            if len(frames) < 3:
+                continue
+            before, now, after = frames
+            found = self.pde.balance(before, torch.cat([now, constants], 1), after, dt)
+            if found is None:
+                return
+            size = metrics.hminus1_norm(found[0], self.pde.grid)
+            if name == "truth":
+                self.rates.append(metrics.hminus1_norm((after - before) / (2 * dt), self.pde.grid))
+            kept = self.alive[few] if name == "surrogate" else torch.ones(len(size), dtype=torch.bool)
+            size, budget = (torch.where(kept, v, torch.inf) for v in (size, found[1]))
+            self.unbalanced[name].append((size, budget))
 
     def _keep(self, truth: Tensor, state: Tensor, energy: dict[str, Tensor]) -> None:
         """Spectra, statistics and pictures of this step."""
@@ -466,24 +517,37 @@ class _Recorder:
             shown={name: torch.stack(frames, 1)[chosen] for name, frames in self.shown.items()},
             shown_steps=self.shown_steps,
             shown_samples=chosen,
+            balance=self._balanced(),
+            falling=self.pde.falling,
         )
 
+    def _balanced(self) -> Balance | None:
+        if not self.rates:
+            return None
+        residual, budget = (
+            {name: torch.stack([found[i] for found in of_it], 1) for name, of_it in self.unbalanced.items()}
+            for i in (0, 1)
+        )
+        return Balance(residual, torch.stack(self.rates, 1), budget)
 
-def _growth(pde: PDE, history: int, rollout: Rollout, first_error: Tensor, seed: int) -> list[tuple[Growth, Growth]]:
-    """Growth rates of the surrogate's errors, and of the solver's own from a start that is off by as much.
+
+def _fit_growth(rollout: Rollout, pde: PDE, history: int, first_error: Tensor, seed: int, compare: bool) -> None:
+    """Growth of the surrogate's errors as an exponential and as a power; and, to compare, of the solver's own from a
+    start that is off by as much.
 
     The solver's trajectories are held in memory whole, and no longer than `AHEAD` times the training's however far the
     reference goes: errors that grow exponentially have long saturated.
     """
-    grid, trained = pde.grid, rollout.trained
     times, spread = rollout.times.numpy(), rollout.variance.sqrt()
     tried = [i for i in range(len(spread)) if torch.isfinite(first_error[i]).all()][:GROWTH_SAMPLES]
     norms = rollout.mean_squares.sqrt().numpy()
     own = [metrics.growth_rate(norms[i], times, float(spread[i])) for i in tried]
-    if all(g.rate is None for g in own):
-        return [(g, Growth(None, None, 0, "there is no rate to compare it with")) for g in own]
-    problem = reference_problem(pde, min(len(times), AHEAD * trained), history)
-    times = times[: AHEAD * trained]
+    rollout.powers = [metrics.power_law(norms[i], times, float(spread[i])) for i in tried]
+    if not compare or all(g.rate is None for g in own):
+        rollout.growth = [(g, None) for g in own]  # where nothing grows exponentially there is no rate to compare
+        return
+    times = times[: AHEAD * rollout.trained]
+    problem, grid = reference_problem(pde, len(times), history), pde.grid
     fine = problem.on(problem.label_grid.shape[0])
     start = fine.sample(max(tried) + 1, seed, first_index("test"))[tried]
     method: Method = "spectral" if grid.location == "periodic" else "cubic"
@@ -493,4 +557,6 @@ def _growth(pde: PDE, history: int, rollout: Rollout, first_error: Tensor, seed:
     one, two = fine.solve(torch.cat([start, moved])).chunk(2)
     apart = fine.grid.resample(two - one, grid, fine.restriction)[:, -len(times) :].flatten(0, 1)
     sizes = metrics.space_mean(apart.square(), grid).sum(1).sqrt().view(len(tried), -1).numpy()
-    return [(own[row], metrics.growth_rate(sizes[row], times, float(spread[i]))) for row, i in enumerate(tried)]
+    rollout.growth = [
+        (own[row], metrics.growth_rate(sizes[row], times, float(spread[i]))) for row, i in enumerate(tried)
+    ]

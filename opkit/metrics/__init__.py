@@ -41,23 +41,32 @@ from opkit.metrics.trajectories import (
 )
 from opkit.metrics.waves import (
     BANDS,
+    Bands,
+    band_amplitude,
     band_errors,
+    band_masks,
+    band_rel,
+    hminus1_norm,
     log_spectral_distance,
     mode_energy,
+    nyquist_bands,
     phase_error,
+    rel_hminus1,
     resolved_waves,
     rmse_bands,
     shell_spectrum,
     shells,
     wall_energy,
     wave_numbers,
+    wave_squares,
     waves_square,
 )
 
 __all__ = [
-    "BANDS", "LEAVES", "Bounds", "Events", "Growth", "band_errors", "compat", "correlation", "correlation_time",
-    "difference", "first_crossing", "gradient_square", "growth_rate", "h1_seminorm", "leaving",
-    "log_spectral_distance", "max_error", "mode_energy", "norm", "nrmse", "phase_error", "power_law", "ratio",
-    "rel_energy", "rel_h1", "rel_l2", "rel_linf", "resolved_waves", "rmse_bands", "shell_spectrum", "shells",
-    "space_mean", "srmse", "valid_time", "vrmse", "wall_energy", "wave_numbers", "waves_square",
+    "BANDS", "LEAVES", "Bands", "Bounds", "Events", "Growth", "band_amplitude", "band_errors", "band_masks",
+    "band_rel", "compat", "correlation", "correlation_time", "difference", "first_crossing", "gradient_square",
+    "growth_rate", "h1_seminorm", "hminus1_norm", "leaving", "log_spectral_distance", "max_error", "mode_energy",
+    "norm", "nrmse", "nyquist_bands", "phase_error", "power_law", "ratio", "rel_energy", "rel_h1", "rel_hminus1",
+    "rel_l2", "rel_linf", "resolved_waves", "rmse_bands", "shell_spectrum", "shells", "space_mean", "srmse",
+    "valid_time", "vrmse", "wall_energy", "wave_numbers", "wave_squares", "waves_square",
 ]  # fmt: skip

@@ -154,7 +154,7 @@ def srmse(
     error = space_mean(difference(prediction, truth).square(), grid)
     if scale.shape != error.shape[1:]:
         raise ValueError(f"scale has one number per channel, {error.shape[1]}; got shape {tuple(scale.shape)}.")
-    return (error.sqrt() / scale.to(error)).mean(1)
+    return ratio(error.sqrt(), scale.to(error)).mean(1)
 
 
 def space_mean(values: Float[Tensor, "n c *x"], grid: Grid | None = None) -> Float[Tensor, "n c"]:

@@ -12,6 +12,8 @@ knows when: averages of such times are Kaplan-Meier's (`opkit.evaluation.statist
 
     growth rate         slope of log ||e(t)|| between its first values and a fifth of saturation, sqrt(2) standard
                         deviations of the flow: the leading Lyapunov exponent where errors are small and grow by chaos
+    power law           slope of log ||e(t)|| over log t up to there: 1/2 where the errors of steps are independent (a
+                        random walk), 1 where they are always the same (a bias), more where they feed themselves
 """
 
 import math
@@ -180,19 +182,21 @@ def leaving(state: Float[Tensor, "n c *x"], before: Float[Tensor, "n c *x"], bou
 
 @dataclass(frozen=True)
 class Growth:
-    """Exponential growth of an error; the rate is None where there is no stretch of it.
+    """Growth of an error, fitted; the rate is None where there is no stretch of it.
 
     Args:
-        rate: Per unit of time.
+        rate: Per unit of time; of a power law its exponent.
         r2: Of the fit.
         points: Frames fitted.
         reason: Why there is no rate.
+        bend: Quadratic coefficient of a parabola fitted to the same points: above zero, growth is faster than the law.
     """
 
     rate: float | None
     r2: float | None
     points: int
     reason: str | None = None
+    bend: float | None = None
 
 
 def growth_rate(errors: np.ndarray, times: np.ndarray, spread: float) -> Growth:
@@ -207,33 +211,36 @@ def growth_rate(errors: np.ndarray, times: np.ndarray, spread: float) -> Growth:
         The fit between twice the first error and a fifth of saturation; no rate where that holds fewer than five frames
         or where log ||e|| is no line there (R^2 below 0.9).
     """
+    errors, times = np.asarray(errors, np.float64), np.asarray(times, np.float64)
+    begin = np.flatnonzero(errors >= np.maximum(2 * errors[:1], 1e-6 * spread))
+    start = int(begin[0]) if len(begin) else len(errors)
+    return _line(times, errors, start, spread, "fewer than five frames between its first values and saturation")
+
+
+def power_law(errors: np.ndarray, times: np.ndarray, spread: float) -> Growth:
+    """Exponent p of ||e|| ~ t^p by least squares: 1/2 where errors of steps are independent, 1 where they add up, more
+    where they feed themselves. Arguments as of `growth_rate`.
+
+    Returns:
+        The fit from the first error to a fifth of saturation, `rate` being p; none where that holds fewer than five
+        frames or where log ||e|| is no line over log t (R^2 below 0.9).
+    """
+    if np.any(np.asarray(times) <= 0):
+        raise ValueError("times: a power law has no start but time 0; give the frames after it.")
+    times = np.log(np.asarray(times, np.float64))
+    return _line(times, np.asarray(errors, np.float64), 0, spread, "fewer than five frames before saturation")
+
+
+def _line(x: np.ndarray, errors: np.ndarray, start: int, spread: float, few: str) -> Growth:
+    """Slope of log ||e|| over x from frame `start` up to saturation."""
     from scipy.stats import linregress
 
-    errors, times = np.asarray(errors, np.float64), np.asarray(times, np.float64)
-    if not len(errors):
-        return Growth(None, None, 0, "no frames")
-    low, high = max(2 * errors[0], 1e-6 * spread), 0.2 * math.sqrt(2) * spread
-    end = np.flatnonzero(~(errors <= high))  # NaN ends it too
-    begin = np.flatnonzero(errors >= low)
+    end = np.flatnonzero(~((errors > 0) & (errors <= 0.2 * math.sqrt(2) * spread)))  # NaN ends it too
     stop = int(end[0]) if len(end) else len(errors)
-    start = int(begin[0]) if len(begin) else len(errors)
     if stop - start < 5:
-        return Growth(
-            None, None, max(0, stop - start), "fewer than five frames between its first values and saturation"
-        )
-    fit = linregress(times[start:stop], np.log(errors[start:stop]))
+        return Growth(None, None, max(0, stop - start), few)
+    fit = linregress(x[start:stop], np.log(errors[start:stop]))
     if not fit.rvalue**2 >= 0.9:  # NaN: it does not change
         return Growth(None, float(fit.rvalue**2), stop - start, "its logarithm is no straight line")
-    return Growth(float(fit.slope), float(fit.rvalue**2), stop - start)
-
-
-def power_law(errors: np.ndarray, times: np.ndarray) -> Growth:
-    """Exponent p of ||e|| ~ t^p by least squares: 1/2 where errors of steps are independent, 1 where they add up."""
-    from scipy.stats import linregress
-
-    errors = np.asarray(errors, np.float64)
-    kept = np.isfinite(errors) & (errors > 0) & (np.asarray(times) > 0)
-    if kept.sum() < 5:
-        return Growth(None, None, int(kept.sum()), "fewer than five frames")
-    fit = linregress(np.log(np.asarray(times, np.float64)[kept]), np.log(errors[kept]))
-    return Growth(float(fit.slope), float(fit.rvalue**2), int(kept.sum()))
+    bend = np.polynomial.polynomial.polyfit(x[start:stop], np.log(errors[start:stop]), 2)[2]
+    return Growth(float(fit.slope), float(fit.rvalue**2), stop - start, bend=float(bend))

@@ -5,13 +5,20 @@ are expanded in sines (DST-I on nodes, DST-II on cells) and the squares of wall 
 identity holds to round-off, so errors of bands add up to the whole.
 
     band_errors          ||P_b e|| / ||u||                                     b = low, mid, high
+    band_rel             ||P_b e|| / ||P_b u||
+    band_amplitude       ||P_b p|| / ||P_b u||                                 p the prediction
+    phase_error          1 - |<P_b p, P_b u>| / (||P_b p|| ||P_b u||)
     rmse_bands           (mean over points and channels of (P_b e)^2)^1/2      absolute
-    phase_error          1 - |<prediction, truth>_b| / (|prediction|_b |truth|_b)
+    rel_hminus1          ||e||_-1 / ||u||_-1,  ||v||_-1^2 = sum_{k != 0} |v_k|^2 / |k'|^2
     log_spectral_distance    (mean over shells of (log10 E' - log10 E)^2)^1/2
 
-with P_b the projection on a band of wavenumbers and E(s) the sum of `mode_energy` over the shell s <= |k| < s + 1.
+with P_b the projection on a band of wavenumbers, E(s) the sum of `mode_energy` over the shell s <= |k| < s + 1, and
+k' = 2 pi k / L per axis of Fourier waves, pi k / L of sines. The dual norm of fields that vanish on the walls (or of
+those without a mean on a torus) has no derivative: residuals of equations are measured in it, as by Cao et al.,
+"Spectral-Refiner" (arXiv 2405.17211).
 """
 
+import itertools
 import math
 
 import torch
@@ -67,6 +74,29 @@ def wave_numbers(grid: Grid) -> Float[Tensor, "d *k"]:
     return torch.stack(torch.meshgrid(*lines, indexing="ij"))
 
 
+def wave_squares(grid: Grid) -> Float[Tensor, " *k"]:
+    """|k'|^2 of every entry of `mode_energy`: k' = 2 pi k / L along axes of Fourier waves, pi k / L of sines, which
+    count half waves. Minus the Laplacian multiplies a wave by it."""
+    unit = math.pi * (2 if grid.location == "periodic" else 1)
+    lengths = torch.tensor(grid.lengths, dtype=torch.float64).view(-1, *(1 for _ in grid.shape))
+    return (wave_numbers(grid) * unit / lengths).square().sum(0)
+
+
+def hminus1_norm(values: Float[Tensor, "n c *x"], grid: Grid) -> Float[Tensor, " n"]:
+    """||v||_-1 per sample over channels: the norm of the gradient of the solution of -Laplacian phi = v, without the
+    mean on periodic grids, phi = 0 on walls. Values on the walls themselves are not seen."""
+    square = wave_squares(grid).to(values.device)
+    energy = mode_energy(values, grid)
+    return torch.where(square > 0, energy / square, 0.0).flatten(1).sum(1).sqrt()
+
+
+def rel_hminus1(prediction: Float[Tensor, "n c *x"], truth: Float[Tensor, "n c *x"], grid: Grid) -> Float[Tensor, " n"]:
+    """Relative H^-1 error per sample, channels jointly: what is smooth counts most. Of the mean over a periodic box it
+    knows nothing; between walls it is meant for fields that vanish there."""
+    error = hminus1_norm(difference(prediction, truth), grid)
+    return ratio(error, hminus1_norm(truth, grid))
+
+
 def resolved_waves(grid: Grid, coarse: Grid) -> Bool[Tensor, "*k"]:
     """Which entries of `mode_energy` on `grid` the grid `coarse` resolves along every axis."""
     n = torch.tensor(coarse.shape, dtype=torch.float64).view(-1, *(1 for _ in grid.shape))
@@ -81,32 +111,99 @@ def wall_energy(values: Float[Tensor, "n c *x"], grid: Grid) -> Float[Tensor, " 
     return norm(values, weights) ** 2
 
 
-BANDS = {"low": (0.0, 4.0), "mid": (4.0, 12.0), "high": (12.0, math.inf)}
-"""Wavenumbers |k| from the first up to, without it, the second number; limits as in PDEBench (arXiv 2210.07182)."""
+Bands = dict[str, tuple[float, float]]
+"""Wavenumbers |k| of each band, from the first up to, without it, the second number."""
+
+BANDS: Bands = {"low": (0.0, 4.0), "mid": (4.0, 12.0), "high": (12.0, math.inf)}
+"""Limits as in PDEBench (arXiv 2210.07182)."""
 
 
-def band_masks(grid: Grid, bands: dict[str, tuple[float, float]] | None = None) -> Bool[Tensor, "b k"]:
+def nyquist_bands(grid: Grid) -> Bands:
+    """Bands by fractions of the Nyquist wavenumber k_N, the coarsest axis's: up to k_N / 8, k_N / 4, k_N / 2, and all
+    above, the corners of the spectrum included."""
+    top = float(min(line.max() for line in wave_numbers(grid).flatten(1)))
+    edges = (0.0, top / 8, top / 4, top / 2, math.inf)
+    names = ("below 1/8", "1/8 to 1/4", "1/4 to 1/2", "above 1/2")
+    return dict(zip(names, itertools.pairwise(edges), strict=True))
+
+
+def band_masks(grid: Grid, bands: Bands = BANDS) -> Bool[Tensor, "b k"]:
     """Which entries of `mode_energy`, flattened, each band holds."""
     k = torch.sqrt((wave_numbers(grid) ** 2).sum(0)).flatten()
-    return torch.stack([(k >= low) & (k < high) for low, high in (bands or BANDS).values()])
+    return torch.stack([(k >= low) & (k < high) for low, high in bands.values()])
+
+
+def _in_bands(values: Tensor, grid: Grid, masks: Tensor | None) -> Tensor:
+    """Squared norm in each band, `(b, n)`."""
+    energy = mode_energy(values, grid).flatten(1)
+    return (band_masks(grid) if masks is None else masks).to(energy) @ energy.mT
 
 
 def band_errors(
-    prediction: Float[Tensor, "n c *x"], truth: Float[Tensor, "n c *x"], grid: Grid
+    prediction: Float[Tensor, "n c *x"],
+    truth: Float[Tensor, "n c *x"],
+    grid: Grid,
+    masks: Bool[Tensor, "b k"] | None = None,
 ) -> Float[Tensor, "b n"]:
-    """Parts of the relative L2 error that lie in the `BANDS` of wavenumbers: ||P e|| / ||u||. Their squares sum to that
-    of `rel_l2`, less the part on the walls. Wavenumbers are those of `wave_numbers`."""
-    energy = mode_energy(difference(prediction, truth), grid).flatten(1)
-    inside = band_masks(grid).to(energy)
-    return ratio((inside @ energy.mT).sqrt(), norm(truth, grid.weights))
+    """Parts of the relative L2 error that lie in bands of wavenumbers: ||P e|| / ||u||. Of bands that share no wave and
+    leave none out, squares sum to that of `rel_l2`, less the part on the walls.
+
+    Args:
+        prediction: The field.
+        truth: Likewise.
+        grid: Wavenumbers are those of `wave_numbers`.
+        masks: The bands, as `band_masks` returns them; by default the `BANDS`.
+    """
+    return ratio(_in_bands(difference(prediction, truth), grid, masks).sqrt(), norm(truth, grid.weights))
+
+
+def band_rel(
+    prediction: Float[Tensor, "n c *x"],
+    truth: Float[Tensor, "n c *x"],
+    grid: Grid,
+    masks: Bool[Tensor, "b k"] | None = None,
+) -> Float[Tensor, "b n"]:
+    """Relative error within each band, ||P e|| / ||P u||; arguments as of `band_errors`. NaN where the truth has no
+    more than `FLOOR` of its energy there: what float32 fields have in such a band is round-off."""
+    return _over_truth(_in_bands(difference(prediction, truth), grid, masks), truth, grid, masks)
+
+
+def band_amplitude(
+    prediction: Float[Tensor, "n c *x"],
+    truth: Float[Tensor, "n c *x"],
+    grid: Grid,
+    masks: Bool[Tensor, "b k"] | None = None,
+) -> Float[Tensor, "b n"]:
+    """Size of the prediction over that of the truth within each band, ||P p|| / ||P u||; otherwise as `band_rel`."""
+    return _over_truth(_in_bands(prediction.double(), grid, masks), truth, grid, masks)
+
+
+def _over_truth(square: Tensor, truth: Tensor, grid: Grid, masks: Tensor | None) -> Tensor:
+    true, whole = _in_bands(truth.double(), grid, masks), mode_energy(truth, grid).flatten(1).sum(1)
+    return torch.where(true > FLOOR * whole, ratio(square, true), torch.nan).sqrt()
+
+
+def phase_error(
+    prediction: Float[Tensor, "n c *x"],
+    truth: Float[Tensor, "n c *x"],
+    grid: Grid,
+    masks: Bool[Tensor, "b k"] | None = None,
+) -> Float[Tensor, "b n"]:
+    """1 - |<P p, P u>| / (||P p|| ||P u||) in each band: 0 where a prediction only has other amplitudes, 1 where its
+    waves have nothing to do with the truth's. Arguments as of `band_errors`; NaN as in `band_rel`, and where the
+    prediction has nothing."""
+    check_pair(prediction, truth)
+    own, true = (_in_bands(v.double(), grid, masks) for v in (prediction, truth))
+    product = (own + true - _in_bands(difference(prediction, truth), grid, masks)) / 2  # <p, u> by polarisation
+    whole = mode_energy(truth, grid).flatten(1).sum(1)
+    return torch.where(true > FLOOR * whole, 1 - ratio(product.abs(), (own * true).sqrt()), torch.nan)
 
 
 def rmse_bands(prediction: Float[Tensor, "n c *x"], truth: Float[Tensor, "n c *x"], grid: Grid) -> Float[Tensor, "b n"]:
     """Root mean square, over points and channels, of the error's part in each of the `BANDS`, in the unit of the field.
     Squares sum to the mean square error, less the part on the walls."""
-    energy = mode_energy(difference(prediction, truth), grid).flatten(1)
     count = truth.shape[1] * math.prod(grid.lengths)
-    return (band_masks(grid).to(energy) @ energy.mT / count).sqrt()
+    return (_in_bands(difference(prediction, truth), grid, None) / count).sqrt()
 
 
 def shells(grid: Grid) -> Int[Tensor, " k"]:
@@ -124,7 +221,7 @@ def shell_spectrum(energy: Float[Tensor, "n *k"], grid: Grid) -> Float[Tensor, "
 
 
 FLOOR = 1e-12
-"""Share of the whole energy below which a shell is taken for round-off and not compared."""
+"""Share of the whole energy below which a shell or band is taken for round-off and not compared."""
 
 
 def log_spectral_distance(
@@ -142,20 +239,3 @@ def log_spectral_distance(
     kept = true > least
     apart = torch.where(kept, (torch.maximum(own, least) / true).log10(), 0.0)
     return ratio(apart.square().sum(1), kept.sum(1).double()).sqrt()
-
-
-def phase_error(
-    prediction: Float[Tensor, "n c *x"], truth: Float[Tensor, "n c *x"], grid: Grid
-) -> Float[Tensor, "b n"]:
-    """1 - |<P p, P u>| / (||P p|| ||P u||) in each of the `BANDS`: 0 where a prediction only has other amplitudes, 1
-    where its waves have nothing to do with the truth's. NaN where either has none."""
-    check_pair(prediction, truth)
-    sums, differences = prediction.double() + truth.double(), prediction.double() - truth.double()
-    inside = band_masks(grid).double()
-
-    def in_bands(values: Tensor) -> Tensor:
-        energy = mode_energy(values, grid).flatten(1)
-        return inside.to(energy.device) @ energy.mT
-
-    product = (in_bands(sums) - in_bands(differences)) / 4  # <p, u> by polarisation
-    return 1 - ratio(product.abs(), (in_bands(prediction.double()) * in_bands(truth.double())).sqrt())

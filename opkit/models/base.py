@@ -82,6 +82,13 @@ class Operator(nn.Module, ABC):
             ValueError: Names the argument, its value and what is possible.
         """
 
+    @property
+    def highest_waves(self) -> tuple[int, ...] | None:
+        """Highest Fourier wave its spectral layers act on, waves per edge along each axis: what lies above comes from
+        pointwise layers alone. None where it has no such layers, or where their waves are not those of the grid, as
+        between walls or on a padded domain."""
+        return None
+
     def constrain(self, outputs: Tensor) -> Tensor:
         """Impose exactly what is known of the output, in physical units: boundary values, say. Nothing by default."""
         return outputs

@@ -213,6 +213,11 @@ class FNO(Operator):
             v = self.second_activations[i](v)
         return v
 
+    @property
+    def highest_waves(self) -> tuple[int, ...] | None:
+        plain = self.location == "periodic" and not self.padding and not any(self.domain_padding)
+        return tuple(n // 2 for n in self.n_modes) if plain else None
+
     def prepare_export(self) -> int:
         self.spectral = "dft"
         return max(self.n_modes)

@@ -157,7 +157,7 @@ class NeuralopFNO(Operator):
         check_names(skip=(skip, Skip), mlp_skip=(mlp_skip, Skip), norm=(norm, Norm))
         hidden = channel_mlp_width(width, mlp_expansion, dropout)
         self.in_channels, self.ndim, self.n_modes = in_channels, len(n_modes), n_modes
-        self.coordinates, self.location = coordinates, location
+        self.coordinates, self.location, self.padding = coordinates, location, padding
         network = neuralop.models.FNO(
             n_modes=n_modes,
             in_channels=in_channels + count_positions(coordinates, self.ndim),
@@ -192,6 +192,11 @@ class NeuralopFNO(Operator):
         for i in range(self.blocks.n_layers):
             u = self.blocks(u, i)
         return self.projection(u)
+
+    @property
+    def highest_waves(self) -> tuple[int, ...] | None:
+        plain = self.location == "periodic" and not self.padding
+        return tuple(n // 2 for n in self.n_modes) if plain else None
 
     def prepare_export(self) -> int:
         _use(self, "dft")

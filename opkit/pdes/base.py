@@ -202,6 +202,19 @@ class PDE(ABC):
         square = (states.square() * weights).sum(axes) / weights.sum()
         return {"mean": mean.sum(1), "mean square": square.sum(1)}
 
+    @property
+    def falling(self) -> tuple[str, ...]:
+        """Which of `quantities` can only fall from one time to the next."""
+        return ()
+
+    def energy_coefficient(self, inputs: Tensor) -> Tensor | None:
+        """The coefficient a of the equation's energy norm ||a^1/2 grad u||, `(n, 1, *x)`; None where it has none.
+
+        Args:
+            inputs: `(n, c, *x)`.
+        """
+        return None
+
     def checks(self, inputs: Tensor, outputs: Tensor) -> dict[str, Tensor]:
         """What is known of every solution without knowing it, as numbers that are zero for one, `(n,)` each, by name.
 
@@ -413,6 +426,22 @@ class Evolution(PDE):
             for factor, other in choices.items():
                 found += self._shifted(name, (factor,), partial(_with, name, other))
         return [shift for shift in found if shift.problem.varying == self.varying]
+
+    def balance(self, before: Tensor, inputs: Tensor, after: Tensor, dt: float) -> tuple[Tensor, Tensor] | None:
+        """What three consecutive frames of any origin leave over when put into the equation at the middle one; None
+        where nobody wrote it down. Time derivatives are central differences, so a true solution leaves O(dt^2).
+
+        Args:
+            before: The first frame, `(n, c, *x)`, channels as `outputs`.
+            inputs: The middle one, channels as `inputs`.
+            after: The last.
+            dt: Time between frames.
+
+        Returns:
+            The residual R of the equation, `(n, c, *x)`, in the unit of the field over time; and the energy that is
+            gained for no reason per time, over what is dissipated, `(n,)`.
+        """
+        return None
 
     ranged: ClassVar[tuple[str, ...]] = ()
     """Parameters that may be given as a range (low, high), from which each sample draws its own log-uniformly."""

@@ -31,6 +31,7 @@ from opkit.fields import GRF, same_size
 from opkit.grid import Grid
 from opkit.pdes.base import GPU_POINTS, PDE, Evolution, Shift, check_range
 from opkit.pdes.etdrk import etdrk4_coefficients, etdrk4_step
+from opkit.pdes.periodic import derivative, product
 
 CACHED_POINTS = 2**15
 """Grid points of samples stepped together on a CPU: what stays in a core's cache."""
@@ -142,6 +143,22 @@ class Burgers(Evolution):
         """Energy 1/2 <u^2>, which only falls, and the mean, which stays; see `PDE.quantities`."""
         u = states[:, 0].double()
         return {"energy": u.square().mean(-1) / 2, "mean": u.mean(-1)}
+
+    @property
+    def falling(self) -> tuple[str, ...]:
+        return ("energy",)
+
+    def balance(self, before: Tensor, inputs: Tensor, after: Tensor, dt: float) -> tuple[Tensor, Tensor]:
+        """R = nu u_xx - u_t - (u^2 / 2)_x, and (dE/dt + nu <u_x^2>) / (nu <u_x^2>) with E = <u^2> / 2; see
+        `Evolution.balance`."""
+        u, grid = inputs[:, 0].double(), self.grid
+        nu = self._parameter("viscosity", inputs).double()
+        slope = derivative(u, grid)
+        flux = nu[:, None] * slope - product(grid, (u, u)) / 2
+        rate = (after[:, 0].double() - before[:, 0].double()) / (2 * dt)
+        energy = (self.quantities(after)["energy"] - self.quantities(before)["energy"]) / (2 * dt)
+        dissipated = nu * slope.square().mean(-1)
+        return (derivative(flux, grid) - rate)[:, None], (energy + dissipated) / dissipated
 
     def refined(self) -> PDE:
         finer = self.label_grid.refine(2).shape[0]

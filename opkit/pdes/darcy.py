@@ -288,6 +288,10 @@ class Darcy(PDE):
         above, below = residual_square(a, outputs[:, 0], f, boundary, self.location, self.face_mean)
         return (above.clamp_min(torch.finfo(above.dtype).tiny) / below).sqrt()
 
+    def energy_coefficient(self, inputs: Tensor) -> Tensor | None:
+        """a, the first channel."""
+        return inputs[:, :1]
+
     def checks(self, inputs: Tensor, outputs: Tensor) -> dict[str, Tensor]:
         """The residual; the imbalance of source and outflow; and, where the source is not negative and the walls are at
         zero, how far below zero u is, over its largest value: the maximum principle forbids it. See `PDE.checks`.

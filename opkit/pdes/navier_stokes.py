@@ -30,6 +30,7 @@ from opkit.fields import GRF, same_size
 from opkit.grid import Grid, Method
 from opkit.pdes.base import GPU_POINTS, PDE, Evolution, Shift, check_range
 from opkit.pdes.etdrk import etdrk4_coefficients, etdrk4_step, euler_step, imex_step
+from opkit.pdes.periodic import derivative, multiplied, product, waves
 
 REFERENCE_DT = 1e-4
 """Step of the published generators; `scheme=reference` uses it unless told otherwise."""
@@ -204,6 +205,48 @@ class NavierStokes(Evolution):
         found = {name: (spectrum * w).sum((-2, -1)) / 2 for name, w in weights.items()}
         return found | {"mean": states[:, 0].double().mean((-2, -1))}
 
+    @property
+    def falling(self) -> tuple[str, ...]:
+        return ("energy", "enstrophy") if self.forcing == "none" else ()
+
+    def balance(self, before: Tensor, inputs: Tensor, after: Tensor, dt: float) -> tuple[Tensor, Tensor]:
+        """R = f - w_t - u . grad w + nu Laplacian w - mu w, and (dE/dt + 2 nu Z + 2 mu E - <f psi>) / (2 nu Z) with
+        energy E and enstrophy Z as in `quantities`; <f psi> is the work of the force whose curl is f. See
+        `Evolution.balance`."""
+        w, grid = inputs[:, 0].double(), self.grid
+        nu = self._parameter("viscosity", inputs).double()
+        f = self.forcing_field(inputs).double()
+        kx, ky = waves(grid, w.device)
+        square = kx**2 + ky**2
+        psi = multiplied(w, grid, torch.where(square > 0, 1 / square, 0.0))
+        u = derivative(psi, grid, 1) + self.mean_velocity[0]
+        v = -derivative(psi, grid, 0) + self.mean_velocity[1]
+        advection = product(grid, (u, derivative(w, grid, 0)), (v, derivative(w, grid, 1)))
+        rate = (after[:, 0].double() - before[:, 0].double()) / (2 * dt)
+        viscous = nu[:, None, None] * multiplied(w, grid, square)
+        residual = f - rate - advection - viscous - self.drag * w
+
+        now, later, earlier = (self.quantities(states) for states in (inputs, after, before))
+        gained = (later["energy"] - earlier["energy"]) / (2 * dt) + 2 * self.drag * now["energy"]
+        dissipated = 2 * nu * now["enstrophy"]
+        return residual[:, None], (gained + dissipated - (f * psi).mean((-2, -1))) / dissipated
+
+    def forcing_field(self, inputs: Tensor) -> Tensor:
+        """f at the points, `(n, x, y)`, or `(1, x, y)` where it is the same for all."""
+        unit = 2 * math.pi / self.length
+        x, y = self.grid.coordinates.to(inputs.device)
+        if self.forcing == "fno":
+            shape = torch.sin(unit * (x + y)) + torch.cos(unit * (x + y))
+        elif self.forcing == "kolmogorov":
+            kappa = unit * self.forcing_wavenumber
+            shape = -kappa * torch.cos(kappa * y)
+        else:
+            shape = torch.zeros_like(x)
+        amplitude = self._parameter("forcing_amplitude", inputs).to(inputs.device)
+        if "forcing_amplitude" not in self.varying:
+            amplitude = amplitude[:1]
+        return amplitude[:, None, None] * shape
+
     def sample(self, n: int, seed: int = 0, first: int = 0) -> Float[Tensor, "n c x y"]:
         """Random initial vorticity, and a constant channel for every parameter drawn per sample; see `PDE.sample`."""
         unit = Grid((self.resolution, self.resolution), "periodic")
@@ -279,7 +322,7 @@ class _Flow:
         mask = (kx.abs() <= 2 / 3 * unit * (self.n // 2)) & (ky <= 2 / 3 * unit * (self.n // 2))
         self.mask = self._pairs(-scale * mask.double())
         self.drift = any(pde.mean_velocity)
-        self.forcing = self._forcing(inputs)
+        self.forcing = self.analyse(pde.forcing_field(inputs)[:, None])
         self.padded = torch.zeros(len(inputs), 2, self.n, self.top + 1, dtype=complex_type, device=device)
         self.products = torch.empty(len(inputs), 2, self.n, self.n, dtype=self.dtype, device=device)
 
@@ -295,22 +338,6 @@ class _Flow:
         return torch.stack([self._pairs(g) for g in factors]) * torch.tensor([-1.0, 1.0], device=factors[0].device).to(
             self.dtype
         )
-
-    def _forcing(self, inputs: Tensor) -> Tensor:
-        pde = self.pde
-        unit = 2 * math.pi / pde.length
-        x, y = pde.grid.coordinates.to(inputs.device)
-        if pde.forcing == "fno":
-            shape = torch.sin(unit * (x + y)) + torch.cos(unit * (x + y))
-        elif pde.forcing == "kolmogorov":
-            kappa = unit * pde.forcing_wavenumber
-            shape = -kappa * torch.cos(kappa * y)
-        else:
-            shape = torch.zeros_like(x)
-        amplitude = pde._parameter("forcing_amplitude", inputs).to(inputs.device)
-        if "forcing_amplitude" not in pde.varying:
-            amplitude = amplitude[:1]
-        return self.analyse((amplitude[:, None, None] * shape)[:, None])
 
     def analyse(self, values: Tensor) -> Tensor:
         """Spectrum of `(n, 1, x, y)`, cut to the kept wavenumbers."""
