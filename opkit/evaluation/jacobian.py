@@ -36,6 +36,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from opkit.grid import Grid
 from opkit.metrics import mode_energy, norm, wave_numbers
@@ -91,7 +92,8 @@ def exact(step: Step, states: Tensor, together: bool = False) -> Jacobian:
         together: Whether directions may be taken several at a time (`torch.vmap`), which pays where states are small;
             some layers cannot.
     """
-    result, pull_back = torch.func.vjp(step, states)[:2]
+    with sdpa_kernel(SDPBackend.MATH):  # the faster kernels of attention have no second derivative
+        result, pull_back = torch.func.vjp(step, states)[:2]
     push = torch.func.vjp(lambda w: pull_back(w)[0], torch.zeros_like(result))[1]
 
     def times(directions: Tensor) -> Tensor:
