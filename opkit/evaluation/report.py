@@ -374,30 +374,31 @@ def _animations(measured: Measured, surrogate: Surrogate) -> list[dict[str, Any]
 
 
 RESPONSES = {
-    "singular_value": "growth of the worst of all perturbations in a step",
-    "low_singular_value": "growth of the worst of the lowest waves in a step",
-    "worst": "growth of the worst perturbation of 1% over {steps}, beside the solver's of the same",
-    "random": "growth of a random one of that size",
-    "growth": "growth rate of the worst of all over {steps}, per time",
-    "radius": "growth per step in the long run, were the state to stay (spectral radius)",
-    "non_normality": "growth in a step over that (non-normality)",
-    "powers": "growth at most in up to {powers} steps, were the state to stay",
+    "low_singular_value": "worst of the lowest waves, a step",
+    "singular_value": "worst of all, a step",
+    "worst": "worst of 1%, {steps}",
+    "random": "random of 1%, {steps}",
+    "growth": "rate of the worst of all over {steps}, per time",
+    "radius": "per step in the long run (spectral radius)",
+    "non_normality": "worst over that (non-normality)",
+    "powers": "worst in up to {powers} steps, the state held",
 }
-"""Figures of `opkit.evaluation.perturbation.Response` in words."""
+"""Growth of perturbations, figures of `opkit.evaluation.perturbation.Response`, in words."""
 
 
 def _responses(record: dict[str, Any] | None) -> dict[str, Any]:
-    """The table of responses: sets of states, and rows of words and values, of surrogate and solver for each set."""
-    if record is None:
-        return {"sets": [], "rows": []}
-    sets = {"true": record["true"], **record["own"]}
+    """The table of responses: columns of figures that are known, and rows of states, of surrogate and solver."""
+    sets = {} if record is None else {"true": record["true"], **record["own"]}
+    if record is None or not sets:
+        return {"columns": [], "rows": []}
     steps, rows = record["applications"], []
     words = {"steps": f"{steps} steps" if steps > 1 else "a step", "powers": record["powers"][-1]}
-    for name, text in RESPONSES.items():
-        values = [_largest(responses[who][name]) for responses in sets.values() for who in ("surrogate", "solver")]
-        if any(values):
-            rows.append((text.format(**words), values))
-    return {"sets": [where(record, kind) for kind in sets], "rows": rows}
+    shown = [n for n in RESPONSES if any(_largest(r[n]) for pair in sets.values() for r in pair.values())]
+    for kind, pair in sets.items():
+        for who, response in pair.items():
+            name = where(record, kind) + (", solver" if who == "solver" else "")
+            rows.append((name, [_largest(response[n]) or "\u2013" for n in shown]))
+    return {"columns": [RESPONSES[n].format(**words) for n in shown], "rows": rows}
 
 
 def _largest(values: float | list[float | None] | None) -> str | None:
