@@ -279,6 +279,21 @@ def test_a_flow_that_speeds_up_is_repeated_with_shorter_steps():
     assert figures["steps"] > 16 and relative(w[:, 1:], truth[:, 1:]) < 1e-3
 
 
+def test_fixed_steps_are_those_the_flow_needs_and_can_be_differentiated():
+    pde = NavierStokes(resolution=32, modes=10, times=(0.0, 0.5, 1.0), viscosity=1e-2)
+    a = 8 * pde.sample(2)
+    fixed = pde.with_fixed_steps(a)
+    solution, figures = fixed._solve(a)
+    assert figures["steps"].unique().numel() == 1 and 0.5 < figures["courant"].max() < 2.8
+    assert relative(solution[:, 1:], pde.solve(a)[:, 1:]) < 1e-5
+    assert fixed.with_fixed_steps(a) == fixed  # a step that is given is kept
+    v = 8 * pde.sample(2, seed=1)
+    product = (torch.func.vjp(fixed.solve, a)[1](v[:, None].expand_as(solution))[0] * a).sum()
+    h = 1e-5
+    difference = (fixed.solve(a + h * a) - fixed.solve(a - h * a)) / (2 * h)
+    torch.testing.assert_close(product, (difference * v[:, None]).sum(), rtol=1e-7, atol=0)
+
+
 def test_labels_do_not_depend_on_their_tile():
     pde = NavierStokes(resolution=16, label_resolution=32, modes=10, times=(0.0, 0.5))
     assert pde.tile() > 1

@@ -5,6 +5,8 @@ rollout:
 
     sigma_max        max_v ||J v|| / ||v||: what the worst small perturbation grows by in one step
     radius           max |eigenvalue of J|: what it grows by per step in the long run, were J to stay as it is
+    sigma_max/radius 1 where J is normal; the larger, the more perturbations grow before they do as the radius says
+    ||J^m||          what the worst grows by in m such steps; its m-th root falls from sigma_max to the radius (Gelfand)
     growth           log sigma_max(J_{m-1} ... J_0) / (m dt): finite-time Lyapunov exponent, 1 / time
     G(kappa)         ||J v|| / ||v|| of fields v of random phases and wavenumbers kappa <= |k| < kappa + 1
     T(kappa', kappa) ||P_kappa' J v|| / ||v||, the part of it that comes out at kappa': G^2 is the sum of T^2
@@ -13,13 +15,15 @@ A linear diffusion has G(kappa) = exp(-nu kappa^2 dt) and T diagonal. A network 
 solver damps them, above all when they are fed from low ones, aliases its own output until it breaks: McCabe et al.,
 "Towards Stability of Autoregressive Neural Operators", TMLR 2023 (arXiv 2306.10619).
 
-Products with J are exact for a network (`torch.func`). A solver works in place and is not differentiable: its products
-are central differences, it has no adjoint, and its sigma_max is taken over perturbations in the span of the lowest
-Fourier waves, with the surrogate's in the same span beside it. That is a lower bound of the whole sigma_max, which it
-approaches as waves are added, because viscosity damps the rest.
+Singular values are those of Lanczos bidiagonalisation from a random field (Golub and Kahan, SIAM J. Numer. Anal. 2,
+1965), which needs the fewest products with J and its transpose: lower bounds, that grow with every product.
 
-A step maps `(b, c, *x)` to `(b, c, *x)`, each row for itself. Where a function asks for several products at a state, it
-hands the step a batch in which every state stands several times in a row. Norms are Euclidean over points and channels.
+Products are exact (`torch.func`) for a network, and for a solver that can be differentiated. For any other they are
+central differences, without a transpose: then there is the sigma_max over perturbations in the span of the lowest
+Fourier waves. It is a lower bound of the whole sigma_max, which it approaches as waves are added, because viscosity
+damps the rest.
+
+A step maps `(b, c, *x)` to `(b, c, *x)`, each row for itself. Norms are Euclidean over points and channels.
 """
 
 import itertools
@@ -32,6 +36,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from opkit.grid import Grid
 from opkit.metrics import mode_energy, norm, wave_numbers
@@ -39,13 +44,28 @@ from opkit.transforms import dst1, dst3
 
 Step = Callable[[Tensor], Tensor]
 """`(b, c, *x)` to `(b, c, *x)`."""
-Product = Callable[[Step, Tensor, Tensor], Tensor]
-"""J v at every row, given a step, states `(b, c, *x)` and directions v of the same shape."""
 
-DIFFERENCE = 1e-4
-"""Size h of a central difference's perturbation, relative to the state. The third derivative costs about h^2, round-off
-1e-15 / h, and these two alone would ask for 1e-5. But a solver that chooses its time step may choose another one for
-u + h v than for u - h v, and the jump, the error made in time, is divided by h as well."""
+
+@dataclass(frozen=True)
+class Jacobian:
+    """J of a step at some states `(b, c, *x)`.
+
+    Args:
+        times: Several directions for each state, `(b, m, c, *x)`, to J v, likewise.
+        transposed: w `(b, c, *x)` to J^T w; None where there are differences alone.
+    """
+
+    times: Callable[[Tensor], Tensor]
+    transposed: Callable[[Tensor], Tensor] | None = None
+
+
+Linearise = Callable[[Step, Tensor], Jacobian]
+"""A step and states `(b, c, *x)` to the Jacobian there."""
+
+DIFFERENCE = 1e-5
+"""Size h of a central difference's perturbation, relative to the state: the third derivative costs about h^2, round-off
+1e-15 / h. A solver must take the same time steps for u + h v as for u - h v, see `PDE.with_fixed_steps`: the jump
+between two steps' errors would be divided by h as well."""
 LEVELS = (1e-4, 1e-3, 1e-2, 1e-1)
 """Noise on the input, relative to the state."""
 LOW = 4
@@ -54,29 +74,53 @@ SIZE = 1e-2
 """Norm of the perturbation searched for, relative to the state."""
 INVARIANT = 1e-6
 """Relative error below which the solver is said to have a symmetry."""
+FEW = 8
+"""Waves of a shell, those of the first in the plane, up to which every random field asked for is drawn."""
 POINTS = 2**17
 """Numbers per batch of products: bounds memory."""
 DENSE = 64
 """Size up to which eigenvalues are those of the whole matrix."""
 
 
-def exact_product(step: Step, states: Tensor, directions: Tensor) -> Tensor:
-    """J v by forward differentiation; where a layer has no forward derivative, as the transpose of w -> J^T w."""
-    try:
-        return torch.func.jvp(step, (states,), (directions,))[1]
-    except NotImplementedError:
+def exact(step: Step, states: Tensor, together: bool = False) -> Jacobian:
+    """Both products by reverse differentiation: J v is the transpose of w -> J^T w, at v. Most layers have that, and it
+    costs a third of forward differentiation, many of whose rules run in Python.
+
+    Args:
+        step: Differentiable.
+        states: `(b, c, *x)`.
+        together: Whether directions may be taken several at a time (`torch.vmap`), which pays where states are small;
+            some layers cannot.
+    """
+    with sdpa_kernel(SDPBackend.MATH):  # the faster kernels of attention have no second derivative
         result, pull_back = torch.func.vjp(step, states)[:2]
-        transpose = torch.func.vjp(lambda w: pull_back(w)[0], torch.zeros_like(result))[1]
-        return transpose(directions)[0]
+    push = torch.func.vjp(lambda w: pull_back(w)[0], torch.zeros_like(result))[1]
+
+    def times(directions: Tensor) -> Tensor:
+        if together and directions.shape[1] > 1:
+            several = max(1, POINTS // states.numel())
+            return torch.vmap(lambda v: push(v)[0], 1, 1, chunk_size=several)(directions)
+        return torch.stack([push(v)[0] for v in directions.unbind(1)], 1)
+
+    return Jacobian(times, lambda w: pull_back(w)[0])
 
 
-def difference_product(step: Step, states: Tensor, directions: Tensor) -> Tensor:
+def by_differences(step: Step, states: Tensor) -> Jacobian:
     """J v by central differences, for a step that cannot be differentiated; wants float64. See `DIFFERENCE`."""
-    size, length = norm(states), norm(directions)
-    h = DIFFERENCE * torch.where(size > 0, size, 1.0) / torch.where(length > 0, length, 1.0)
-    move = _column(h, states) * directions
-    out = step(torch.stack([states + move, states - move], 1).flatten(0, 1)).unflatten(0, (-1, 2))
-    return (out[:, 0] - out[:, 1]) / (2 * _column(h, out[:, 0]))
+
+    def times(directions: Tensor) -> Tensor:
+        parts = []
+        for part in directions.split(max(1, POINTS // states.numel()), 1):
+            m, rows = part.shape[1], part.flatten(0, 1)
+            each = states.repeat_interleave(m, 0)
+            size, length = norm(each), norm(rows)
+            h = DIFFERENCE * torch.where(size > 0, size, 1.0) / torch.where(length > 0, length, 1.0)
+            move = _column(h, each) * rows
+            out = step(torch.stack([each + move, each - move], 1).flatten(0, 1)).unflatten(0, (-1, 2))
+            parts.append(((out[:, 0] - out[:, 1]) / (2 * _column(h, out[:, 0]))).unflatten(0, (len(states), m)))
+        return torch.cat(parts, 1)
+
+    return Jacobian(times)
 
 
 def repeated(step: Step, times: int) -> Step:
@@ -91,35 +135,61 @@ def repeated(step: Step, times: int) -> Step:
 
 
 def leading_singular_value(
-    step: Step, states: Tensor, iterations: int = 30, tolerance: float = 1e-3, restarts: int = 3, seed: int = 0
+    step: Step,
+    states: Tensor,
+    iterations: int = 30,
+    tolerance: float = 1e-4,
+    seed: int = 0,
+    linearise: Linearise = exact,
 ) -> Tensor:
-    """sigma_max of the Jacobian at every state, by power iteration v <- J^T J v from random fields.
+    """sigma_max of the Jacobian at every state.
 
     Args:
         step: Differentiable.
         states: `(b, c, *x)`.
-        iterations: At most so many for each start.
+        iterations: At most so many products with J, and with its transpose.
         tolerance: Relative change from one iteration to the next that ends it, in all states.
-        restarts: Starts, of which the greatest value counts.
-        seed: Of the starts.
+        seed: Of the fields it begins with.
+        linearise: How products with the Jacobian are made; it must give its transpose.
 
     Returns:
-        `(b,)`, float64: never above sigma_max.
+        `(b,)`, float64: never above sigma_max; NaN where a product is not finite.
     """
-    generator = torch.Generator().manual_seed(seed)
-    pull_back = torch.func.vjp(step, states)[1]
-    best = torch.zeros(len(states), dtype=torch.float64, device=states.device)
-    for _ in range(restarts):
-        v = _unit(_noise(states.shape, generator, states))
-        sigma = torch.zeros_like(best)
-        for _ in range(iterations):
-            image = exact_product(step, states, v)
-            before, sigma = sigma, norm(image)
-            if ((sigma - before).abs() <= tolerance * sigma).all():
-                break
-            v = _unit(pull_back(image)[0])
-        best = torch.maximum(best, sigma)
-    return best
+    return _leading(linearise(step, states), states, iterations, tolerance, seed)
+
+
+def _leading(jacobian: Jacobian, states: Tensor, iterations: int, tolerance: float, seed: int) -> Tensor:
+    """J V = U B with orthonormal V and U and a bidiagonal B, whose sigma_max is J's over the span of V."""
+    assert jacobian.transposed is not None
+    left: list[Tensor] = []
+    right = [_unit(_noise(states.shape, torch.Generator().manual_seed(seed), states))]
+    band = torch.zeros(len(states), iterations, iterations, dtype=torch.float64, device=states.device)
+    sigma = torch.zeros(len(states), dtype=torch.float64, device=states.device)
+    for j in range(iterations):
+        image = _without(jacobian.times(right[-1][:, None])[:, 0], left)
+        band[:, j, j] = norm(image)
+        left.append(_unit(image))
+        found = band[:, : j + 1, : j + 1]
+        finite = torch.isfinite(found).flatten(1).all(1)
+        before = sigma
+        sigma = torch.linalg.svdvals(torch.where(finite[:, None, None], found, 0.0))[:, 0]
+        if ((sigma - before).abs() <= tolerance * sigma).all() or j == iterations - 1:
+            break
+        back = _without(jacobian.transposed(left[-1]), right)
+        band[:, j, j + 1] = norm(back)
+        right.append(_unit(back))
+    return torch.where(finite, sigma, torch.nan)
+
+
+def _without(fields: Tensor, others: Sequence[Tensor]) -> Tensor:
+    """What is left of fields `(b, ...)` without their components along orthonormal others; twice, as round-off asks."""
+    if not others:
+        return fields
+    basis = torch.stack([other.flatten(1) for other in others], 1)
+    flat = fields.flatten(1)
+    for _ in range(2):
+        flat = flat - torch.einsum("bn,bmn,bmk->bk", flat, basis, basis)
+    return flat.view_as(fields)
 
 
 def finite_time_growth(step: Step, states: Tensor, steps: int, dt: float = 1.0, **how: Any) -> Tensor:
@@ -135,27 +205,44 @@ def finite_time_growth(step: Step, states: Tensor, steps: int, dt: float = 1.0, 
     return leading_singular_value(repeated(step, steps), states, **how).log() / (steps * dt)
 
 
-def leading_in_span(path: Step, states: Tensor, basis: Tensor, product: Product = exact_product) -> Tensor:
-    """sigma_max of the Jacobians of several maps at once, over perturbations in the span of a basis: of J B, densely.
+def norms_of_powers(
+    step: Step, states: Tensor, powers: Sequence[int], iterations: int = 30, tolerance: float = 1e-4, seed: int = 0,
+    linearise: Linearise = exact,
+) -> Tensor:  # fmt: skip
+    """||J^m||, `(b, powers)`, of the Jacobian at every state, held fixed; arguments as for `leading_singular_value`.
+
+    Where it exceeds radius^m, perturbations grow before they do as the eigenvalues say, and with a radius below 1 they
+    may grow before they decay. ||J^m||^(1/m) is greatest at m = 1.
+    """
+    jacobian = linearise(step, states)
+
+    def power(m: int) -> Jacobian:
+        return Jacobian(repeated(jacobian.times, m), repeated(jacobian.transposed, m))  # type: ignore[arg-type]
+
+    return torch.stack([_leading(power(m), states, iterations, tolerance, seed) for m in powers], 1)
+
+
+def leading_in_span(step: Step, states: Tensor, basis: Tensor, linearise: Linearise = exact) -> Tensor:
+    """sigma_max of the Jacobian at every state over perturbations in the span of a basis: of J B, densely.
 
     Args:
-        path: States `(b, c, *x)` to the results of t maps, `(b, t, c, *x)`.
+        step: The map.
         states: `(b, c, *x)`.
         basis: Orthonormal fields, `(m, c, *x)`, such as `low_waves`.
-        product: How products with the Jacobian are made.
+        linearise: How products with the Jacobian are made.
 
     Returns:
-        `(b, t)`, float64; NaN where a product is not finite.
+        `(b,)`, float64; NaN where a product is not finite.
     """
-    images = _products(path, states, basis.to(states).expand(len(states), *basis.shape), product)
-    columns = images.double().transpose(1, 2).flatten(3)  # (b, t, m, everything)
+    images = linearise(step, states).times(basis.to(states).expand(len(states), *basis.shape))
+    columns = images.double().flatten(2)
     gram = columns @ columns.mT
-    finite = torch.isfinite(gram).flatten(2).all(2)
-    largest = torch.linalg.eigvalsh(torch.where(finite[..., None, None], gram, 0.0))[..., -1]
+    finite = torch.isfinite(gram).flatten(1).all(1)
+    largest = torch.linalg.eigvalsh(torch.where(finite[:, None, None], gram, 0.0))[:, -1]
     return torch.where(finite, largest.clamp_min(0).sqrt(), torch.nan)
 
 
-def spectral_radius(step: Step, state: Tensor, product: Product = exact_product, seed: int = 0) -> float:
+def spectral_radius(step: Step, state: Tensor, linearise: Linearise = exact, seed: int = 0) -> float:
     """Largest modulus of an eigenvalue of the Jacobian at one state, `(1, c, *x)`, by Arnoldi iteration.
 
     Power iteration would not settle where the largest are a complex pair. NaN where a product is not finite, or no
@@ -163,14 +250,14 @@ def spectral_radius(step: Step, state: Tensor, product: Product = exact_product,
     """
     from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator, eigs
 
-    n = state.numel()
+    n, jacobian = state.numel(), linearise(step, state)
     if n <= DENSE:
         units = torch.eye(n, dtype=state.dtype, device=state.device).view(1, n, *state.shape[1:])
-        matrix = _products(step, state, units, product)[0].flatten(1).double().mT
+        matrix = jacobian.times(units)[0].flatten(1).double().mT
         return float(torch.linalg.eigvals(matrix).abs().max()) if torch.isfinite(matrix).all() else math.nan
 
     def times(v: np.ndarray) -> np.ndarray:
-        image = product(step, state, torch.from_numpy(v.reshape(state.shape)).to(state)).double().cpu()
+        image = jacobian.times(torch.from_numpy(v.reshape(1, *state.shape)).to(state)).double().cpu()
         if not torch.isfinite(image).all():
             raise FloatingPointError
         return image.numpy().ravel()
@@ -208,7 +295,7 @@ def gain_by_wavenumber(
     draws: int = 8,
     seed: int = 0,
     shells: Sequence[int] | None = None,
-    product: Product = exact_product,
+    linearise: Linearise = exact,
 ) -> Gain:
     """G(kappa) and T(kappa', kappa), see the module's text: root mean squares over random fields.
 
@@ -216,10 +303,10 @@ def gain_by_wavenumber(
         step: The map.
         states: `(b, c, *x)`.
         grid: What the fields are on; its waves are those of `opkit.metrics.wave_numbers`.
-        draws: Random fields per shell.
+        draws: Random fields of a shell of few waves, see `draws_of`.
         seed: Of the random phases, the same for all states.
         shells: Wavenumbers kappa; None for 1, 2, ... up to the largest along an axis.
-        product: How products with the Jacobian are made.
+        linearise: How products with the Jacobian are made.
 
     Raises:
         ValueError: A shell holds no wave of the grid.
@@ -231,18 +318,26 @@ def gain_by_wavenumber(
         if not (shell == kappa).any():
             raise ValueError(f"shells: no wave of the grid {grid.shape} has {kappa} <= |k| < {kappa + 1}; up to {top}.")
     generator = torch.Generator().manual_seed(seed)
-    fields = []
-    for kappa in chosen:
-        amplitude = (shell == kappa).double().expand(draws, states.shape[1], *shell.shape)
+    fields, counts = [], draws_of(grid, chosen, draws)
+    for kappa, count in zip(chosen, counts, strict=True):
+        amplitude = (shell == kappa).double().expand(count, states.shape[1], *shell.shape)
         fields.append(_unit(_random_phases(amplitude, grid, generator)))
     directions = torch.cat(fields).to(states)
-    images = _products(step, states, directions.expand(len(states), *directions.shape), product)
+    images = linearise(step, states).times(directions.expand(len(states), *directions.shape))
     energy = mode_energy(images.flatten(0, 1).cpu(), grid).flatten(1)
     energy = energy / math.prod(grid.spacing)  # to Euclidean norms
     out = energy.new_zeros(len(energy), corner + 1).index_add(1, shell.flatten(), energy)
-    transfer = out.unflatten(0, (len(states), len(chosen), draws)).mean(2).mT.sqrt()
-    squares = norm(images.flatten(0, 1)).square().unflatten(0, (len(states), len(chosen), draws))
-    return Gain(chosen, squares.mean(2).sqrt().cpu(), transfer)
+    squares = norm(images.flatten(0, 1)).square().cpu()
+    by_shell = torch.cat([squares[:, None], out], 1).unflatten(0, (len(states), -1)).split(counts, 1)
+    found = torch.stack([part.mean(1) for part in by_shell], 2).sqrt()
+    return Gain(chosen, found[:, 0], found[:, 1:])
+
+
+def draws_of(grid: Grid, shells: Sequence[int], draws: int) -> list[int]:
+    """Random fields for each shell: `draws` where there are up to `FEW` waves, and the fewer, down to 2, the more a
+    shell averages over by itself; 1 where there is but one wave."""
+    counts = torch.bincount(_shell_of(grid).flatten()).tolist()
+    return [1 if counts[k] == 1 else min(draws, max(2, -(-draws * FEW // counts[k]))) for k in shells]
 
 
 @dataclass(frozen=True)
@@ -430,17 +525,6 @@ def _unit(fields: Tensor) -> Tensor:
 def _noise(shape: Sequence[int], generator: torch.Generator, like: Tensor) -> Tensor:
     """White noise, the same on every device."""
     return torch.randn(*shape, generator=generator, dtype=torch.float64).to(like)
-
-
-def _products(step: Step, states: Tensor, directions: Tensor, product: Product) -> Tensor:
-    """J v for several directions `(b, m, c, *x)` at each state, `(b, m, ...)`."""
-    together = max(1, POINTS // states.numel())
-    parts = []
-    for part in directions.split(together, 1):
-        m = part.shape[1]
-        images = product(step, states.repeat_interleave(m, 0), part.flatten(0, 1))
-        parts.append(images.unflatten(0, (len(states), m)))
-    return torch.cat(parts, 1)
 
 
 def _shell_of(grid: Grid) -> Tensor:

@@ -1,10 +1,9 @@
 """Stability under perturbation, measured: `opkit.evaluation.jacobian`'s figures of a surrogate, on true states and on
-those of its own rollout, beside the same figures of the equation's own solver.
+those of its own rollout after 1, 5 and 10 times the steps of a training trajectory, beside the same figures of the
+equation's own solver at the same states.
 """
 
-import contextlib
 import dataclasses
-import itertools
 import math
 import time
 from collections.abc import Callable
@@ -23,8 +22,10 @@ from opkit.evaluation.jacobian import (
     INVARIANT,
     LEVELS,
     SIZE,
-    difference_product,
-    exact_product,
+    Linearise,
+    by_differences,
+    draws_of,
+    exact,
     finite_time_growth,
     gain_by_wavenumber,
     leading_in_span,
@@ -32,6 +33,7 @@ from opkit.evaluation.jacobian import (
     low_waves,
     moves_of,
     noise_sensitivity,
+    norms_of_powers,
     spectral_radius,
     symmetry_errors,
     worst_perturbation,
@@ -41,8 +43,20 @@ from opkit.pdes import PDE
 from opkit.stepping import roll_out, time_step, with_constants
 from opkit.surrogate import Surrogate
 
+PLACES = (1, 5, 10)
+"""Times the steps of a training trajectory after which states of the surrogate's rollout are looked at."""
+POWERS = (1, 2, 4)
+"""m of ||J^m||."""
+ROUND_OFF = 1e-10
+"""A symmetry kept to this much is kept."""
+FAINTEST = 1e-5
+"""Part of the greatest entry of the transfer matrix that is still told apart in its picture."""
 AMPLIFIED, KEPT = 1.01, 1.001
 """A wave is called amplified from the first gain on, and not amplified up to the second."""
+POINT_STEPS = 2**22
+"""Grid points times time steps of a solver that are differentiated at once: each takes up to 800 bytes."""
+AGREE = 1e-3
+"""Relative distance from a central difference up to which a solver's derivative is taken for right."""
 
 
 @dataclass(frozen=True)
@@ -50,26 +64,26 @@ class Effort:
     """How much is measured."""
 
     states: int
+    """True ones."""
+    own: int
+    """States of the surrogate's rollout at each place."""
     draws: int
-    """Random fields per shell, for the surrogate."""
-    solver_draws: int
-    """The same for the solver; noise fields, for both."""
+    """Random fields per shell, of the one of fewest waves."""
+    noises: int
+    """Noise fields per level."""
     shells: int
     waves: int
     """That span the subspace."""
     applications: int
     """Steps in a row."""
-    iterations: int
-    """Of power iteration, for one step."""
-    restarts: int
     searches: int
-    """Iterations over several steps in a row."""
-    radius: bool
-    """Whether eigenvalues are sought."""
+    """Iterations for the worst perturbation."""
+    eigenvalues: bool
+    """Whether they, and powers of the Jacobian, are sought."""
 
 
-FULL = Effort(4, 8, 2, 24, 32, 5, 30, 2, 12, True)
-QUICK = Effort(1, 2, 1, 8, 12, 1, 10, 1, 8, False)
+FULL = Effort(4, 2, 8, 2, 24, 32, 5, 12, True)
+QUICK = Effort(1, 1, 2, 1, 8, 12, 1, 8, False)
 
 
 @dataclass
@@ -79,17 +93,18 @@ class Response:
     What is None, or not finite, has its reason in `reasons`, by name.
     """
 
-    singular_value: list[float] | None = None
-    """Of a step, over all perturbations: by power iteration, or of the lowest waves where it is greater. Both are
-    lower bounds."""
     low_singular_value: list[float] | None = None
     """Of a step, over perturbations in the span of the lowest waves."""
+    singular_value: list[float] | None = None
+    """Of a step, over all perturbations: a lower bound, as the one above is."""
     growth: list[float] | None = None
     """Finite-time growth over `Perturbation.applications` steps, in 1 / time; likewise."""
-    low_growth: list[float] | None = None
-    """The same in that span."""
     radius: float | None = None
     """Spectral radius of a step at the first state."""
+    non_normality: float | None = None
+    """Singular value over spectral radius, at that state: 1 where the Jacobian is normal."""
+    powers: list[float] | None = None
+    """||J^m|| by `Perturbation.powers`, at that state."""
     gain: list[float] | None = None
     """G(kappa) by `Perturbation.shells`: mean over states."""
     transfer: list[list[float]] | None = None
@@ -119,73 +134,82 @@ class Perturbation:
     resolution: int
     solver_resolution: int
     """Points per side of the grid the solver works on, as it did for the labels."""
+    solver_products: str
+    """How products with its Jacobian were made: "exact" or "central differences"."""
     frames: int
     """Frames of the data that a step advances by."""
     time: float
     """Time of a step."""
     applications: int
-    """Steps in a row of `low_growth` and `worst`."""
+    """Steps in a row of `growth` and `worst`."""
     waves: int
     """Perturbations that span the lowest waves."""
     shells: list[int]
     levels: list[float]
+    powers: list[int]
     size: float
     states: dict[str, int]
-    """States looked at, by kind: "true" or "own"."""
+    """States looked at: "true", and by place."""
+    places: dict[str, dict[str, Any]]
+    """Of the surrogate's rollout, "1x", "5x" and "10x": the frame meant, `step`, and those `taken`, which are the
+    last finite ones where a trajectory did not get so far."""
     skipped: dict[str, list[int]]
-    """Windows of frames that are not finite, and all, by kind."""
+    """Windows of frames that are not finite, and all, of the "true" trajectories and its "own"."""
     symmetries: list[str]
     """Moves under which the equation is known to stay as it is: the solver commutes with the whole-cell shift in that
     direction, or `PDE.symmetries` says so."""
     true: dict[str, Response]
     """Figures on true states, of "surrogate" and "solver"."""
-    own: dict[str, Response]
-    """The same on states of the surrogate's rollout; empty where none is finite."""
+    own: dict[str, dict[str, Response]]
+    """The same by place of the surrogate's rollout; a place is missing where no trajectory was finite for a step."""
 
     def record(self) -> dict[str, Any]:
         """JSON values by name: what is not finite is None, and the reason is beside it."""
         record = asdict(self)
-        for response in (*record["true"].values(), *record["own"].values()):
-            for name, value in response.items():
-                if name != "reasons" and (bad := sum(not math.isfinite(v) for v in _numbers(value))):
-                    response["reasons"].setdefault(name, f"not finite in {bad} of {len(list(_numbers(value)))} values")
+        for responses in (record["true"], *record["own"].values()):
+            for response in responses.values():
+                for name, value in response.items():
+                    if name != "reasons" and (bad := sum(not math.isfinite(v) for v in _numbers(value))):
+                        count = len(list(_numbers(value)))
+                        response["reasons"].setdefault(name, f"not finite in {bad} of {count} values")
         return _plain(record)
 
 
 def measure_perturbation(
-    surrogate: Surrogate, pde: PDE, truth: Tensor, own: Tensor, *, seed: int = 0, quick: bool = False,
+    surrogate: Surrogate, pde: PDE, truth: Tensor, own: Tensor, trained: int, *, seed: int = 0, quick: bool = False,
     budget: float = math.inf,
 ) -> Perturbation:  # fmt: skip
     """All figures of this module, of a surrogate and of its equation's solver on the grid the labels were solved on.
 
     The state is the network's input: `stepping.history` frames, each channel in units of its root mean square over the
     true states, so that norms weigh channels alike. Parameters drawn per sample are held fixed. The network runs in
-    float64.
+    float64; so does the solver, with time steps that do not follow the state (`PDE.with_fixed_steps`).
 
     Args:
         surrogate: Of an evolution equation.
         pde: The problem it was trained on; `truth` and `own` are on its grid.
         truth: True trajectories `(n, t, c, *x)`, physical units; c is the state, then the parameters drawn per sample.
-        own: Trajectories of the surrogate's own rollout, likewise; late frames tell most. Windows of frames that are
-            not finite are left out and counted.
+        own: Trajectories of the surrogate's own rollout, likewise: the frames given to it, then at least 10 `trained`
+            of its own.
+        trained: Steps of a training trajectory.
         seed: Of all that is drawn.
         quick: Few states, waves and random fields, and no eigenvalues: seconds on 64 x 64 points, where the full
             measurement takes minutes.
-        budget: Seconds, about; figures that do not fit are left out, and say so.
+        budget: Seconds, about; figures that do not fit are left out, and say so. What tells most comes first.
 
     Raises:
         ConfigError: The equation is steady.
-        ValueError: Trajectories of the wrong shape, shorter than the history, or no true state that is finite.
+        ValueError: Trajectories of the wrong shape, too short, or no true state that is finite.
     """
     if pde.times is None:
         raise ConfigError(f"{pde.equation} is steady: there is no step to perturb. Leave perturbations out.")
     effort, stepping, channels = QUICK if quick else FULL, surrogate.stepping, len(pde.outputs)
     history = stepping.history
-    for name, values in (("truth", truth), ("own", own)):
+    for name, values, least in (("truth", truth, history), ("own", own, history + max(PLACES) * trained)):
         wanted = (len(pde.inputs), *pde.grid.shape)
-        if values.ndim != len(wanted) + 2 or tuple(values.shape[2:]) != wanted or values.shape[1] < history:
+        if values.ndim != len(wanted) + 2 or tuple(values.shape[2:]) != wanted or values.shape[1] < least:
             raise ValueError(
-                f"{name} must be trajectories (n, t, {', '.join(map(str, wanted))}) with t >= {history}, the channels "
+                f"{name} must be trajectories (n, t, {', '.join(map(str, wanted))}) with t >= {least}, the channels "
                 f"being {', '.join(pde.inputs)}; got {tuple(values.shape)}."
             )
     spread = truth[:, :, :channels].double().flatten(3).transpose(1, 2).flatten(2).square()  # (n, c, everything)
@@ -198,26 +222,44 @@ def measure_perturbation(
     constant = {0} if pde.grid.location == "periodic" else set()
     shells = sorted(constant | {round(s) for s in np.geomspace(1, top, effort.shells)})
     basis = low_waves(pde.grid, history * channels, effort.waves)
-
-    responses: dict[str, dict[str, Response]] = {"true": {}, "own": {}}
-    counts, skipped = {"true": 0, "own": 0}, {}
     settings = _Settings(effort, pde, shells, basis, advance, seed, time.monotonic() + budget)
+
+    sets, skipped = {}, {}
     for kind, values in (("true", truth), ("own", own)):
-        states, constants, bad, windows = _states(values.double(), history, channels, effort.states, kind == "own")
-        skipped[kind] = [bad, windows]
-        if not len(states):
-            if kind == "true":
-                raise ValueError(f"truth: none of its {windows} windows of {history} frame(s) is finite.")
-            continue
-        counts[kind], states = len(states), states / scale
-        network = partial(_network, surrogate, scale, calls)
-        solver = partial(_solver, pde, scale, frames)
-        responses[kind]["surrogate"], move = _response(network, states, constants, settings)
-        responses[kind]["solver"], _ = _response(solver, states, constants, settings, True, move)
+        finite = torch.isfinite(values).flatten(2).all(2).unfold(1, history, 1).all(2)  # (n, windows)
+        skipped[kind] = [int((~finite).sum()), finite.numel()]
+        if kind == "true":
+            sets["true"] = _spread_out(finite, effort.states)
+        else:
+            sets |= {f"{times}x": _latest(finite, effort.own, times * trained) for times in PLACES}
+    if not sets["true"]:
+        raise ValueError(f"truth: none of its {skipped['true'][1]} windows of {history} frame(s) is finite.")
+    places = {f"{times}x": {"step": times * trained, "taken": [s for _, s in sets[f"{times}x"]]} for times in PLACES}
+
+    network = _Network(surrogate, scale, calls)
+    solver = _Solver(pde, scale, frames, effort.applications)
+    probes: dict[str, dict[str, _Probe]] = {}
+    for kind, chosen in sets.items():
+        same = next((k for k in probes if k != "true" and sets[k] == chosen), None)
+        if same is not None:  # no trajectory got further
+            probes[kind] = probes[same]
+        elif chosen:
+            values = (truth if kind == "true" else own).double()
+            states = torch.stack([values[i, s : s + history, :channels].flatten(0, 1) for i, s in chosen]) / scale
+            constants = torch.stack([values[i, s, channels:].flatten(1)[:, 0] for i, s in chosen])
+            first = _Probe(network, states, constants, settings)
+            probes[kind] = {"surrogate": first, "solver": _Probe(solver, states, constants, settings, first)}
+    different = {id(pair): pair for pair in probes.values()}.values()
+    for name in FIGURES:
+        for pair in different:
+            for probe in pair.values():
+                probe.attempt(name)
+    responses = {kind: {who: probe.out for who, probe in pair.items()} for kind, pair in probes.items()}
     return Perturbation(
-        pde.grid.shape[0], pde.label_grid.shape[0], frames, advance, effort.applications, len(basis), shells,
-        list(LEVELS), SIZE, counts, skipped, _kept(pde, responses["true"]["solver"].symmetry or {}),
-        responses["true"], responses["own"],
+        pde.grid.shape[0], pde.label_grid.shape[0], "exact" if solver.exact else "central differences", frames, advance,
+        effort.applications, len(basis), shells, list(LEVELS), list(POWERS), SIZE,
+        {kind: len(chosen) for kind, chosen in sets.items()}, places, skipped,
+        _kept(pde, responses["true"]["solver"].symmetry or {}), responses.pop("true"), responses,
     )  # fmt: skip
 
 
@@ -237,28 +279,17 @@ class _Settings:
     """On time.monotonic's clock."""
 
 
-def _states(values: Tensor, history: int, channels: int, count: int, late: bool) -> tuple[Tensor, Tensor, int, int]:
-    """Up to `count` windows of trajectories spread evenly over time, frames as channels, with their constants `(b, k)`;
-    then how many windows are not finite, and how many there are.
-
-    Args:
-        values: `(n, t, c + k, *x)`.
-        history: Frames of a window.
-        channels: c.
-        count: How many to take.
-        late: Whether the last one is among them; else they are in the middle of equal parts.
-    """
-    finite = torch.isfinite(values).flatten(2).all(2)
-    windows = finite.unfold(1, history, 1).all(2)  # (n, t - history + 1)
-    good = windows.mT.nonzero().flip(1).tolist()  # (sample, first frame), earlier ones first
+def _spread_out(finite: Tensor, count: int) -> list[tuple[int, int]]:
+    """Sample and first frame of up to `count` finite windows `(n, t)`, in the middle of equal parts of the time."""
+    good = finite.mT.nonzero().flip(1).tolist()  # earlier ones first
     count = min(count, len(good))
-    chosen = [good[(j + 1) * len(good) // count - 1 if late else (2 * j + 1) * len(good) // (2 * count)]
-              for j in range(count)]  # fmt: skip
-    states = [values[i, s : s + history, :channels].flatten(0, 1) for i, s in chosen]
-    constants = [values[i, s, channels:].flatten(1)[:, 0] for i, s in chosen]
-    none = values.new_zeros(0, history * channels, *values.shape[3:]), values.new_zeros(0, values.shape[2] - channels)
-    stacked = (torch.stack(states), torch.stack(constants)) if chosen else none
-    return *stacked, int((~windows).sum()), windows.numel()
+    return [tuple(good[(2 * j + 1) * len(good) // (2 * count)]) for j in range(count)]
+
+
+def _latest(finite: Tensor, count: int, step: int) -> list[tuple[int, int]]:
+    """Of up to `count` samples: which, and the last finite window `(n, t)` up to a step; window 0 is what was given."""
+    found = [(i, [s for s, good in enumerate(row[: step + 1]) if s and good]) for i, row in enumerate(finite.tolist())]
+    return [(i, steps[-1]) for i, steps in found if steps][:count]
 
 
 def _for_each(constants: Tensor, states: Tensor) -> Tensor:
@@ -273,145 +304,263 @@ def _after(states: Tensor, later: Tensor, frames: int) -> Tensor:
     return torch.stack([path[:, j : j + history].flatten(1, 2) for j in range(frames, later.shape[1] + 1, frames)], 1)
 
 
-def _network(surrogate: Surrogate, scale: Tensor, calls: int, constants: Tensor) -> Path:
+class _Network:
     """The surrogate's steps, in float64 and without gradients of its weights, on the CPU as to its tensors."""
-    model = deepcopy(surrogate.model).double().eval().requires_grad_(False)
-    device, bundle = surrogate.device, surrogate.stepping.bundle
-    units = scale.to(device)
 
-    def path(states: Tensor, steps: int) -> Tensor:
-        here = states.to(device)
-        inputs = with_constants(here * units, _for_each(constants, here))
-        parts = roll_out(model, inputs, here.shape[1], steps * calls)
-        later = torch.cat(parts, 1).unflatten(1, (steps * calls * bundle, -1))
+    linearise: Linearise = staticmethod(exact)
+    exact = True
+
+    def __init__(self, surrogate: Surrogate, scale: Tensor, calls: int):
+        self.model = deepcopy(surrogate.model).double().eval().requires_grad_(False)
+        self.device, self.bundle = surrogate.device, surrogate.stepping.bundle
+        self.units, self.calls = scale.to(self.device), calls
+
+    def at(self, states: Tensor, constants: Tensor) -> Callable[[Tensor], Path]:
+        """Constants of some of the states to their path."""
+        return lambda some: partial(self.path, some)
+
+    def together(self, states: Tensor, steps: int) -> int:
+        """States to take so many steps from at once."""
+        return max(1, len(states) // steps)
+
+    def path(self, constants: Tensor, states: Tensor, steps: int) -> Tensor:
+        here = states.to(self.device)
+        inputs = with_constants(here * self.units, _for_each(constants, here))
+        parts = roll_out(self.model, inputs, here.shape[1], steps * self.calls)
+        later = torch.cat(parts, 1).unflatten(1, (steps * self.calls * self.bundle, -1))
         channels = later.shape[2]
-        return _after(here, later / units[:channels], calls * bundle).to(states.device)
-
-    return path
+        return _after(here, later / self.units[:channels], self.calls * self.bundle).to(states.device)
 
 
-def _solver(pde: PDE, scale: Tensor, frames: int, constants: Tensor) -> Path:
+class _Solver:
     """The solver's steps on the grid labels are solved on. Of the frames given, it reads the last alone."""
-    channels, dt = len(pde.outputs), float(time_step(pde.times) or 0.0)
-    fine = pde.on(pde.label_grid.shape[0])
-    precise = {"precision": "float64"} if "precision" in pde.parameters() else {}
-    units = scale[:channels]
 
-    def path(states: Tensor, steps: int) -> Tensor:
-        times = tuple(dt * j for j in range(steps * frames + 1))
-        problem = dataclasses.replace(fine, times=times, **precise)  # type: ignore[type-var]
-        last = pde.grid.resample(states[:, -channels:] * units, fine.grid)
-        path = problem.solve(with_constants(last, _for_each(constants, last)))[:, 1:]
-        return _after(states, fine.grid.resample(path, pde.grid, pde.restriction) / units, frames)
+    def __init__(self, pde: PDE, scale: Tensor, frames: int, applications: int):
+        self.pde, self.frames, self.channels = pde, frames, len(pde.outputs)
+        self.units, self.applications = scale[: self.channels], applications
+        self.dt = float(time_step(pde.times) or 0.0)
+        fine = pde.on(pde.label_grid.shape[0])
+        precise = {"precision": "float64"} if "precision" in pde.parameters() else {}
+        self.fine = dataclasses.replace(fine, **precise)  # type: ignore[type-var]
+        self.exact: bool | None = None
+        self.steps = 1
 
-    return path
+    @property
+    def linearise(self) -> Linearise:
+        return partial(exact, together=True) if self.exact else by_differences
+
+    def at(self, states: Tensor, constants: Tensor) -> Callable[[Tensor], Path]:
+        """Constants of some of the states to their path. On the first states is found how to differentiate."""
+        inputs = self._inputs(states, constants)
+        fixed = self._posed(self.fine, self.applications).with_fixed_steps(inputs)
+        if self.exact is None:
+            steps = self._posed(fixed, 1)._solve(inputs[:1])[1].get("steps")
+            self.steps = 0 if steps is None else int(steps.max())
+            self.exact = 0 < self.steps * fixed.grid.weights.numel() <= POINT_STEPS and self._differentiable(
+                lambda u: self.path(fixed, constants[:1], u, 1)[:, 0], states[:1]
+            )
+        return lambda some: partial(self.path, fixed, some)
+
+    def together(self, states: Tensor, steps: int) -> int:
+        """States to take so many steps from at once; none, if these are too many to differentiate."""
+        return POINT_STEPS // (steps * max(1, self.steps) * self.fine.grid.weights.numel())
+
+    def path(self, problem: PDE, constants: Tensor, states: Tensor, steps: int) -> Tensor:
+        path = self._posed(problem, steps).solve(self._inputs(states, constants))[:, 1:]
+        return _after(
+            states, problem.grid.resample(path, self.pde.grid, self.pde.restriction) / self.units, self.frames
+        )
+
+    def _inputs(self, states: Tensor, constants: Tensor) -> Tensor:
+        last = self.pde.grid.resample(states[:, -self.channels :] * self.units, self.fine.grid)
+        return with_constants(last, _for_each(constants, last))
+
+    def _posed(self, problem: PDE, steps: int) -> PDE:
+        return dataclasses.replace(  # type: ignore[type-var]
+            problem, times=tuple(self.dt * j for j in range(steps * self.frames + 1))
+        )
+
+    @staticmethod
+    def _differentiable(step: Callable[[Tensor], Tensor], state: Tensor) -> bool:
+        """Whether a derivative can be had, and is that of the central difference."""
+        try:
+            found, expected = (how(step, state).times(state[:, None])[:, 0] for how in (exact, by_differences))
+        except (RuntimeError, NotImplementedError):
+            return False
+        return bool(norm(found - expected) <= AGREE * norm(expected))
 
 
-def _response(
-    make: Callable[[Tensor], Path], states: Tensor, constants: Tensor, settings: _Settings, solver: bool = False,
-    move: Tensor | None = None,
-) -> tuple[Response, Tensor | None]:  # fmt: skip
-    """Figures of one map, and the worst perturbation found.
+class _Probe:
+    """Figures of one map on one set of states, taken one at a time.
 
     Args:
-        make: The map, given the constants of its states.
+        system: The map.
         states: `(b, c, *x)`, scaled.
         constants: `(b, k)`.
         settings: What to measure.
-        solver: Whether the map cannot be differentiated.
-        move: Then, a perturbation to try; it cannot search one.
+        other: The surrogate's, whose worst perturbation a solver is given.
     """
-    effort, pde, seed, out = settings.effort, settings.pde, settings.seed, Response()
-    path, steps = make(constants), effort.applications
-    product = difference_product if solver else exact_product
-    no_gradient = "the solver cannot be differentiated"
 
-    def step(values: Tensor) -> Tensor:
-        return path(values, 1)[:, 0]
-
-    def last(values: Tensor) -> Tensor:
-        return path(values, steps)[:, -1]
-
-    each = 0.0
-    with contextlib.suppress(SolverError):  # told where it matters
-        step(states)  # what is set up on a first call is not timed
-        began = time.monotonic()
-        step(states)
-        each = (time.monotonic() - began) / len(states)
-
-    def attempt(name: str, steps_of_each: int, measure: Callable[[], None]) -> None:
-        """Measure, if so many steps from each state fit what is left of the time."""
-        if time.monotonic() + steps_of_each * len(states) * each > settings.deadline:
-            out.reasons[name] = "left out: it does not fit the time allowed"
-            return
+    def __init__(
+        self, system: _Network | _Solver, states: Tensor, constants: Tensor, settings: _Settings,
+        other: "_Probe | None" = None,
+    ):  # fmt: skip
+        self.system, self.states, self.constants, self.settings, self.other = system, states, constants, settings, other
+        self.out, self.move, self.each = Response(), None, 0.0
+        self.lost: str | None = None
         try:
-            measure()
+            self.at = system.at(states, constants)
+            self.step(states)  # what is set up on a first call is not timed
+            began = time.monotonic()
+            self.step(states)
+            self.each = (time.monotonic() - began) / len(states)
         except SolverError as problem:
-            out.reasons[name] = str(problem).partition("\n")[0]
+            self.lost = str(problem).partition("\n")[0]
 
-    def low() -> None:
-        found = leading_in_span(lambda u: path(u, steps), states, settings.basis, product)
-        out.low_singular_value = found[:, 0].tolist()
-        out.low_growth = (found[:, -1].log() / (steps * settings.advance)).tolist()
+    move: Tensor | None
 
-    def gains() -> None:
-        draws = effort.solver_draws if solver else effort.draws
-        found = gain_by_wavenumber(step, states, pde.grid, draws, seed, settings.shells, product)
-        out.gain, out.transfer = found.gain.mean(0).tolist(), found.transfer.mean(0).tolist()
+    def step(self, values: Tensor) -> Tensor:
+        return self.at(self.constants)(values, 1)[:, 0]
 
-    def noise() -> None:
-        found = noise_sensitivity(step, states, LEVELS, pde.grid, effort.solver_draws, seed)
-        out.noise = {kind: response.growth.mean(0).tolist() for kind, response in found.items()}
-        out.noise_slope = {kind: float(response.slope.mean()) for kind, response in found.items()}
-
-    def symmetry() -> None:
-        errors = symmetry_errors(step, states, pde.grid, pde.symmetries)
-        out.symmetry = {name: float(values.max()) for name, values in errors.items()}
-
-    def whole() -> None:
-        found = leading_singular_value(step, states, effort.iterations, restarts=effort.restarts, seed=seed)
-        how: dict[str, Any] = {"iterations": effort.searches, "restarts": 1, "seed": seed}
-        growth = finite_time_growth(step, states, steps, settings.advance, **how)
-        out.singular_value = _greater(found, out.low_singular_value)
-        out.growth = _greater(growth, out.low_growth)
-
-    worst_found: list[Tensor] = []
-
-    def worst() -> None:
-        if solver and move is None:
-            out.reasons["worst"] = "no perturbation was found for the surrogate"
-        elif move is not None:
-            change = norm(last(states + move) - last(states))
-            out.worst = (change / norm(move)).tolist()
+    def attempt(self, name: str) -> None:
+        """Measure, if it fits what is left of the time."""
+        measure, cost = FIGURES[name]
+        reasons = self.out.reasons
+        if self.lost is not None:
+            reasons[name] = self.lost
+        elif time.monotonic() + cost(self.settings) * len(self.states) * self.each > self.settings.deadline:
+            reasons[name] = "left out: it does not fit the time allowed"
         else:
-            searched = worst_perturbation(last, states, SIZE, effort.searches, seed)
-            out.worst, out.random = searched.growth.tolist(), searched.random.tolist()
-            worst_found.append(searched.perturbation)
+            try:
+                measure(self)
+            except SolverError as problem:
+                reasons[name] = str(problem).partition("\n")[0]
 
-    def radius() -> None:
-        first = make(constants[:1])
-        out.radius = spectral_radius(lambda u: first(u, 1)[:, 0], states[:1], product, seed)
+    def each_of(self, steps: int, measure: Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]) -> Tensor:
+        """A figure of the map of so many steps, `(b,)`, from as many states at a time as memory allows."""
+        parts, size = [], max(1, self.system.together(self.states, steps))
+        for first in range(0, len(self.states), size):
+            rows = slice(first, first + size)
+            path = self.at(self.constants[rows])
+            parts.append(measure(partial(_last, path, steps), self.states[rows]))
+        return torch.cat(parts)
 
-    # A product is about two steps of a solver, three of a network forward and three back.
-    attempt("low_singular_value", 3 * steps * len(settings.basis), low)
-    attempt("gain", 3 * (effort.solver_draws if solver else effort.draws) * len(settings.shells), gains)
-    attempt("noise", 2 * effort.solver_draws * len(LEVELS), noise)
-    attempt("symmetry", 2 * len(moves_of(pde.grid, pde.symmetries)), symmetry)
-    attempt("worst", 2 * steps if solver else 4 * steps * effort.searches, worst)
-    if not solver:
-        attempt("singular_value", 6 * (effort.iterations * effort.restarts + steps * effort.searches), whole)
-    else:
-        out.reasons |= {"singular_value": no_gradient, "growth": no_gradient, "random": "of the surrogate alone"}
-    if effort.radius:
-        attempt("radius", 200 // len(states), radius)
-    else:
-        out.reasons["radius"] = "not part of a quick measurement"
-    return out, worst_found[0] if worst_found else None
+    def low(self) -> None:
+        basis, how = self.settings.basis, self.system.linearise
+        self.out.low_singular_value = self.each_of(1, lambda f, u: leading_in_span(f, u, basis, how)).tolist()
+
+    def gains(self) -> None:
+        s = self.settings
+
+        def both(step: Callable[[Tensor], Tensor], states: Tensor) -> Tensor:
+            found = gain_by_wavenumber(
+                step, states, s.pde.grid, s.effort.draws, s.seed, s.shells, self.system.linearise
+            )
+            return torch.cat([found.gain[:, None], found.transfer], 1)
+
+        found = self.each_of(1, both).mean(0)
+        self.out.gain, self.out.transfer = found[0].tolist(), found[1:].tolist()
+
+    def noise(self) -> None:
+        s = self.settings
+        found = noise_sensitivity(self.step, self.states, LEVELS, s.pde.grid, s.effort.noises, s.seed)
+        self.out.noise = {kind: response.growth.mean(0).tolist() for kind, response in found.items()}
+        self.out.noise_slope = {kind: float(response.slope.mean()) for kind, response in found.items()}
+
+    def symmetry(self) -> None:
+        pde = self.settings.pde
+        errors = symmetry_errors(self.step, self.states, pde.grid, pde.symmetries)
+        self.out.symmetry = {name: float(values.max()) for name, values in errors.items()}
+
+    def transposed(self, name: str, steps: int = 1) -> bool:
+        """Whether there are products with the Jacobian's transpose; else the reason is noted."""
+        if not self.system.exact:
+            self.out.reasons[name] = "the solver is not differentiated, see solver_products"
+        elif not self.system.together(self.states, steps):
+            self.out.reasons[name] = "so many time steps of the solver are too much memory"
+        else:
+            return True
+        return False
+
+    def whole(self) -> None:
+        s = self.settings
+        if self.transposed("singular_value"):
+            found = self.each_of(1, partial(leading_singular_value, seed=s.seed, linearise=self.system.linearise))
+            self.out.singular_value = found.tolist()
+
+    def growth(self) -> None:
+        s, steps = self.settings, self.settings.effort.applications
+        if steps == 1 and (one := self.out.singular_value) is not None:
+            self.out.growth = [math.log(v) / s.advance if v > 0 else -math.inf for v in one]
+        elif self.transposed("growth", steps):
+            how = {"seed": s.seed, "linearise": self.system.linearise}
+            found = self.each_of(steps, lambda f, u: finite_time_growth(f, u, 1, steps * s.advance, **how))
+            self.out.growth = found.tolist()
+
+    def worst(self) -> None:
+        effort, steps, seed = self.settings.effort, self.settings.effort.applications, self.settings.seed
+        if self.other is None:
+
+            def search(several: Callable[[Tensor], Tensor], states: Tensor) -> Tensor:
+                found = worst_perturbation(several, states, SIZE, effort.searches, seed)
+                figures = torch.stack([found.growth, found.random], 1)
+                return torch.cat([figures, found.perturbation.flatten(1)], 1)
+
+            found = self.each_of(steps, search)
+            self.out.worst, self.out.random = found[:, 0].tolist(), found[:, 1].tolist()
+            self.move = found[:, 2:].view_as(self.states)
+            return
+        self.out.reasons["random"] = "of the surrogate alone"
+        if (move := self.other.move) is None:
+            self.out.reasons["worst"] = "no perturbation was found for the surrogate"
+        else:
+            path = self.at(self.constants)
+            change = path(self.states + move, steps)[:, -1] - path(self.states, steps)[:, -1]
+            self.out.worst = (norm(change) / norm(move)).tolist()
+
+    def radius(self) -> None:
+        out = self.out
+        if not self._eigenvalues("radius"):
+            out.reasons["non_normality"] = out.reasons["radius"]
+            return
+        path = self.at(self.constants[:1])
+        step = partial(_last, path, 1)
+        out.radius = spectral_radius(step, self.states[:1], self.system.linearise, self.settings.seed)
+        if out.singular_value and out.radius:
+            out.non_normality = out.singular_value[0] / out.radius
+        else:
+            out.reasons["non_normality"] = "the singular value is not known, or the spectral radius is zero"
+
+    def powers(self) -> None:
+        if self._eigenvalues("powers") and self.transposed("powers"):
+            step = partial(_last, self.at(self.constants[:1]), 1)
+            how: dict[str, Any] = {"seed": self.settings.seed, "linearise": self.system.linearise}
+            self.out.powers = norms_of_powers(step, self.states[:1], POWERS, **how)[0].tolist()
+
+    def _eigenvalues(self, name: str) -> bool:
+        if not self.settings.effort.eigenvalues:
+            self.out.reasons[name] = "not part of a quick measurement"
+        return self.settings.effort.eigenvalues
 
 
-def _greater(found: Tensor, others: list[float] | None) -> list[float]:
-    """The greater of two lower bounds, state by state."""
-    return found.tolist() if others is None else torch.maximum(found, torch.tensor(others).to(found)).tolist()
+def _last(path: Path, steps: int, states: Tensor) -> Tensor:
+    """The state so many steps on."""
+    return path(states, steps)[:, -1]
+
+
+FIGURES: dict[str, tuple[Callable[[_Probe], None], Callable[[_Settings], float]]] = {
+    "low_singular_value": (_Probe.low, lambda s: 2.5 * len(s.basis)),
+    "gain": (_Probe.gains, lambda s: 2.5 * sum(draws_of(s.pde.grid, s.shells, s.effort.draws))),
+    "singular_value": (_Probe.whole, lambda s: 60),
+    "symmetry": (_Probe.symmetry, lambda s: 2 * len(moves_of(s.pde.grid, s.pde.symmetries))),
+    "noise": (_Probe.noise, lambda s: 2 * s.effort.noises * len(LEVELS)),
+    "worst": (_Probe.worst, lambda s: 3 * s.effort.applications * s.effort.searches),
+    "growth": (_Probe.growth, lambda s: 60 * s.effort.applications if s.effort.applications > 1 else 0),
+    "radius": (_Probe.radius, lambda s: 200 / s.effort.own if s.effort.eigenvalues else 0),
+    "powers": (_Probe.powers, lambda s: 60 * sum(POWERS) / s.effort.own if s.effort.eigenvalues else 0),
+}
+"""What is measured, what tells most first, of all maps and states before the next; with about how many steps from each
+state it takes."""
 
 
 def _kept(pde: PDE, solver: dict[str, float]) -> list[str]:
@@ -444,52 +593,132 @@ def perturbation_text(record: dict[str, Any]) -> str:
 
     Wavenumber 0 is the mean. A figure that is missing makes no claim.
     """
-    places = {"true": "true states", "own": "states of its own rollout"}
-    sentences = []
-    low = {(kind, who): _largest(record[kind].get(who, {}).get("low_singular_value")) for kind, who in _PAIRS}
-    grows = [
-        f"{low[kind, 'surrogate']:.3g} on {place} (solver {_number(low[kind, 'solver'])})"
-        for kind, place in places.items()
-        if low[kind, "surrogate"] is not None
+    sets = {"true": record["true"], **record["own"]}
+    sentences = [
+        _growing(record, sets), _spurious(record, sets), _amplified(record, sets), _in_the_long_run(record),
+        _broken(record), _cut_short(record),
+    ]  # fmt: skip
+    return " ".join(filter(None, sentences)) or "Nothing could be measured of its response to perturbations."
+
+
+def where(record: dict[str, Any], kind: str) -> str:
+    """Words for a set of states."""
+    step = 0 if kind == "true" else record["places"][kind]["step"]
+    return "true states" if kind == "true" else f"its own after {step} step{'s' if step > 1 else ''}"
+
+
+def _growing(record: dict[str, Any], sets: dict[str, Any]) -> str | None:
+    """Of singular values: of the lowest waves, which training data vary and all solvers tell; then of everything."""
+
+    def grows(name: str) -> list[tuple[float, str]]:
+        largest = {kind: [_largest(sets[kind].get(who, {}).get(name)) for who in _PAIR] for kind in sets}
+        return [
+            (own, f"{own:.3g} on {where(record, kind)} (solver {_number(solver)})")
+            for kind, (own, solver) in largest.items()
+            if own is not None
+        ]
+
+    parts = []
+    if low := grows("low_singular_value"):
+        words = _listed([text for _, text in low])
+        parts.append(f"a small perturbation of the {record['waves']} lowest waves is multiplied by up to {words}")
+    if whole := grows("singular_value"):
+        parts.append(f"{'one' if low else 'a small perturbation'} of any shape by up to {max(whole)[1]}")
+    return f"In a step of {record['time']:g} {'; '.join(parts)}." if parts else None
+
+
+def _spurious(record: dict[str, Any], sets: dict[str, Any]) -> str | None:
+    """Where what grows most in the surrogate decays in the solver."""
+    found = [
+        (own / theirs, kind, own, theirs)
+        for kind in sets
+        for own, theirs in zip(*((sets[kind].get(who, {}).get("worst") or []) for who in _PAIR), strict=False)
+        if own is not None and theirs and theirs < 1 < own / AMPLIFIED
     ]
-    if grows:
-        sentences.append(
-            f"In a step of {record['time']:g} a small perturbation of the {record['waves']} lowest waves is "
-            f"multiplied by up to {', '.join(grows)}."
-        )
-    for kind, place in places.items():
-        gains = [record[kind].get(who, {}).get("gain") for who in ("surrogate", "solver")]
+    if not found:
+        return None
+    _, kind, own, theirs = max(found)
+    steps = record["applications"]
+    return (
+        f"On {where(record, kind)} it multiplies a perturbation of {100 * record['size']:g}% by {own:.3g} in "
+        f"{f'{steps} steps' if steps > 1 else 'a step'} that the solver multiplies by {theirs:.3g}."
+    )
+
+
+def _amplified(record: dict[str, Any], sets: dict[str, Any]) -> str | None:
+    """Wavenumbers that grow in the surrogate alone."""
+    wrong, tried = [], 0
+    for kind in sets:
+        gains = [sets[kind].get(who, {}).get("gain") for who in _PAIR]
         if not all(gains):
             continue
         rows = [row for row in zip(record["shells"], *gains, strict=True) if None not in row]
-        wrong = [row for row in rows if row[1] > AMPLIFIED and row[2] <= KEPT]
-        if wrong:
-            waves = f"{len(wrong)} of the wavenumbers {wrong[0][0]} to {wrong[-1][0]} that the solver does not,"
-            kappa, own, solver = max(wrong, key=lambda row: row[1])
-            sentences.append(
-                f"On {place} it amplifies {waves if len(wrong) > 1 else 'wavenumber'} {kappa} by a factor of {own:.3g} "
-                f"(solver {solver:.3g})."
+        tried = max(tried, len(rows))
+        if grown := [row for row in rows if row[1] > AMPLIFIED and row[2] <= KEPT]:
+            kappa, own, solver = max(grown, key=lambda row: row[1])
+            many = f"{len(grown)} of the wavenumbers {grown[0][0]} to {grown[-1][0]}, {kappa}"
+            wrong.append(
+                f"on {where(record, kind)} {many if len(grown) > 1 else f'wavenumber {kappa}'} by a factor of "
+                f"{own:.3g} (solver {solver:.3g})"
             )
-        elif rows:
-            sentences.append(
-                f"On {place} it amplifies no wavenumber of the {len(rows)} tried that the solver does not."
-            )
+    if wrong:
+        return f"It amplifies waves of random phases that the solver does not: {_listed(wrong)}."
+    return f"Of the {tried} wavenumbers tried it amplifies none that the solver does not." if tried else None
+
+
+def _in_the_long_run(record: dict[str, Any]) -> str | None:
+    """Of the spectral radius and powers of the Jacobian, at the first true state."""
+    radii, most = [], []
+    for who in _PAIR:
+        response = record["true"].get(who, {})
+        radii.append(response.get("radius"))
+        most.append(_largest(response.get("powers")))
+    if radii[0] is None:
+        return None
+    before = "" if most[0] is None else (
+        f", and before that by up to {most[0]:.3g} within {record['powers'][-1]} steps (solver {_number(most[1])})"
+    )  # fmt: skip
+    return (
+        f"Were the first true state to stay as it is, perturbations would in the long run be multiplied by "
+        f"{radii[0]:.3g} a step (solver {_number(radii[1])}){before}."
+    )
+
+
+def _broken(record: dict[str, Any]) -> str | None:
     errors = record["true"].get("surrogate", {}).get("symmetry") or {}
     known = {name: errors[name] for name in record["symmetries"] if errors.get(name) is not None}
-    if known:
-        worst = max(known, key=lambda name: known[name])
-        solver = (record["true"]["solver"]["symmetry"] or {}).get(worst)
-        sentences.append(
-            f"Of the moves that leave the equation as it is, it breaks one ({worst}) by {100 * known[worst]:.2g}% "
-            f"(solver {'unknown' if solver is None else f'{100 * solver:.2g}%'})."
-        )
+    if not known:
+        return None
+    worst = max(known, key=lambda name: known[name])
+    if known[worst] < ROUND_OFF:
+        return "It keeps, to round-off, to every move tried that leaves the equation as it is."
+    solver = (record["true"]["solver"]["symmetry"] or {}).get(worst)
+    theirs = "unknown" if solver is None else "to round-off" if solver < ROUND_OFF else f"{100 * solver:.2g}%"
+    move = f"a shift along {worst.replace(', ', ' by ')}" if " cells" in worst else worst
+    return (
+        f"Of the moves that leave the equation as it is, the one it keeps to least is {move}: to "
+        f"{100 * known[worst]:.2g}% (solver {theirs})."
+    )
+
+
+def _cut_short(record: dict[str, Any]) -> str | None:
+    """Of trajectories that were not finite so far."""
     bad, windows = record["skipped"]["own"]
-    if bad:
-        sentences.append(f"{bad} of its own {windows} states are not finite, and left out.")
-    return " ".join(sentences) or "Nothing could be measured of its response to perturbations."
+    if not bad:
+        return None
+    early = sorted({s for place in record["places"].values() for s in place["taken"] if s < place["step"]})
+    said = f"{bad} of its own {windows} states are not finite."
+    if early:
+        said += f" Where a trajectory got no further, its last finite state was taken, after {_listed(early)} steps."
+    return said
 
 
-_PAIRS = tuple(itertools.product(("true", "own"), ("surrogate", "solver")))
+_PAIR = ("surrogate", "solver")
+
+
+def _listed(parts: list[Any]) -> str:
+    words = [str(part) for part in parts]
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def _largest(values: list[float | None] | None) -> float | None:
@@ -506,24 +735,23 @@ def gain_picture(record: dict[str, Any]) -> Picture:
     Args:
         record: Of `Perturbation`.
     """
-    curves = {
-        "surrogate, true states": ("true", "surrogate", INK["surrogate"], "-"),
-        "surrogate, its own states": ("own", "surrogate", INK["interpolation"], "-"),
-        "solver, true states": ("true", "solver", INK["truth"], "--"),
-    }
+    own = dict(zip(record["places"], ("#e9b3a5", "#d5806a", INK["interpolation"]), strict=False))
+    curves = [("surrogate, true states", "true", "surrogate", INK["surrogate"], "-")]
+    curves += [(f"surrogate, {where(record, kind)}", kind, "surrogate", ink, "-") for kind, ink in own.items()]
+    curves += [("solver, true states", "true", "solver", INK["truth"], "--")]
 
     def draw(figure: Any) -> None:
         axis = figure.subplots()
         highest = 1.0
-        for label, (kind, who, color, style) in curves.items():
-            gain = record[kind].get(who, {}).get("gain") or []
+        for label, kind, who, color, style in curves:
+            gain = _of(record, kind, who).get("gain") or []
             points = [(k, g) for k, g in zip(record["shells"], gain, strict=False) if g]  # no logarithm of zero
             if points:
                 axis.plot(*zip(*points, strict=True), color=color, ls=style, marker=".", ms=5, lw=1.6, label=label)
                 highest = max(highest, *(g for _, g in points))
         axis.axhline(1, color="#bbbbbb", lw=1, zorder=0)
-        axis.set_xscale("symlog", base=2, linthresh=1)  # the mean, 0, is among them
-        axis.xaxis.set_major_formatter(lambda v, _: f"{v:g}")
+        _waves(axis.xaxis, 2)
+        axis.set_xlim(left=-0.5)
         axis.set_yscale("log")
         axis.set_ylim(bottom=max(axis.get_ylim()[0], 1e-8 * highest))
         axis.set_xlabel("wavenumber of the perturbation")
@@ -533,3 +761,52 @@ def gain_picture(record: dict[str, Any]) -> Picture:
             axis.legend(frameon=False, fontsize=9)
 
     return render(draw, 6.4, 4.2)
+
+
+def transfer_picture(record: dict[str, Any]) -> Picture | None:
+    """T(kappa', kappa) of the surrogate on true states and on its own furthest on, and of the solver on true states, as
+    PNG; None where there is none.
+
+    Args:
+        record: Of `Perturbation`.
+    """
+    last = next((kind for kind in reversed(record["places"]) if kind in record["own"]), None)
+    panels = [("surrogate, true states", "true", "surrogate"), ("solver, true states", "true", "solver")]
+    panels += [] if last is None else [(f"surrogate, {where(record, last)}", last, "surrogate")]
+    panels = [panel for panel in panels if _of(record, *panel[1:]).get("transfer")]
+    if not panels:
+        return None
+
+    def draw(figure: Any) -> None:
+        from matplotlib.colors import LogNorm
+
+        axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        tables = [np.array(_of(record, *panel[1:])["transfer"], dtype=float) for panel in panels]
+        most = max(1.0, *(float(t[np.isfinite(t)].max(initial=0.0)) for t in tables))
+        shells = np.array(record["shells"], dtype=float)
+        into = np.concatenate([shells[:1] - 0.5, (shells[1:] + shells[:-1]) / 2, shells[-1:] + 0.5])
+        out = np.arange(len(tables[0]) + 1) - 0.5
+        for axis, (title, *_), table in zip(axes, panels, tables, strict=True):
+            shown = np.ma.masked_invalid(np.clip(table, FAINTEST * most, None))
+            image = axis.pcolormesh(into, out, shown, cmap="viridis", norm=LogNorm(FAINTEST * most, most))
+            for side in (axis.xaxis, axis.yaxis):
+                _waves(side, 4)
+            axis.set_title(title, fontsize=10)
+            axis.set_xlabel("wavenumber in")
+        axes[0].set_ylabel("wavenumber out")
+        figure.colorbar(image, ax=list(axes), label=f"share passed on in a step of {record['time']:g}", extend="min")
+
+    return render(draw, 1.6 + 3.4 * len(panels), 3.6)
+
+
+def _of(record: dict[str, Any], kind: str, who: str) -> dict[str, Any]:
+    """A response, or an empty one."""
+    found: dict[str, Any] = (record["true"] if kind == "true" else record["own"].get(kind, {})).get(who, {})
+    return found
+
+
+def _waves(axis: Any, base: int) -> None:
+    """Wavenumbers along an axis: logarithms, but for the mean, 0, which is among them."""
+    scale = axis.axes.set_xscale if axis.axis_name == "x" else axis.axes.set_yscale
+    scale("symlog", base=base, linthresh=1)
+    axis.set_major_formatter(lambda v, _: f"{v:g}")

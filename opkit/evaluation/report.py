@@ -20,7 +20,14 @@ from opkit.errors import ConfigError
 from opkit.evaluation import figures, rollout_figures, verdicts
 from opkit.evaluation.examples import write_examples
 from opkit.evaluation.figures import Picture
-from opkit.evaluation.perturbation import gain_picture, measure_perturbation, perturbation_text
+from opkit.evaluation.perturbation import (
+    PLACES,
+    gain_picture,
+    measure_perturbation,
+    perturbation_text,
+    transfer_picture,
+    where,
+)
 from opkit.evaluation.protocol import Measured, horizon, measure
 from opkit.evaluation.records import (
     Records,
@@ -32,7 +39,6 @@ from opkit.evaluation.records import (
     resolution_rows,
     rollout_record,
 )
-from opkit.evaluation.rollout import AHEAD
 from opkit.evaluation.shift import measure_shifts, shift_picture, shift_record
 from opkit.evaluation.speed import SAMPLES as SPEED_SAMPLES
 from opkit.evaluation.speed import measure_speed, pareto_picture, seconds_of_training, speed_text
@@ -173,7 +179,7 @@ def _further(
     if steps is not None and suite != "quick":
         truth, own = _trajectories(surrogate, pde, measured, steps)
         found = measure_perturbation(
-            surrogate, pde, truth, own,
+            surrogate, pde, truth, own, steps,
             seed=evaluation.seed, quick=suite != "full", budget=PERTURBATION_SECONDS[suite],
         )  # fmt: skip
         perturbation = found.record()
@@ -191,13 +197,13 @@ def _trajectories(surrogate: Surrogate, pde: PDE, measured: Measured, steps: int
     inputs = measured.inputs[:PERTURBED]
     first = inputs[:, :given].unflatten(1, (-1, len(pde.outputs)))
     later = measured.truth[:PERTURBED].unflatten(1, (steps, -1))
-    own = surrogate.rollout(inputs, AHEAD * steps)
+    own = surrogate.rollout(inputs, max(PLACES) * steps)
 
     def whole(frames: torch.Tensor) -> torch.Tensor:
         constants = inputs[:, None, given:].expand(-1, frames.shape[1], *inputs[:, given:].shape[1:])
         return torch.cat([frames, constants], 2)
 
-    return whole(torch.cat([first, later], 1)), whole(own)
+    return whole(torch.cat([first, later], 1)), whole(torch.cat([first, own], 1))
 
 
 def _report(
@@ -387,6 +393,8 @@ def _pictures(report: dict[str, Any], measured: Measured, surrogate: Surrogate) 
         pictures["rollout_spectra"] = rollout_figures.spectra_over_time(section)
     if report["perturbation"] is not None:
         pictures["gain"] = gain_picture(report["perturbation"])
+        if (transfer := transfer_picture(report["perturbation"])) is not None:
+            pictures["transfer"] = transfer
     if report["speed"] is not None and report["speed"]["settings"]:
         pictures["speed"] = pareto_picture(report["speed"])
     if report["shifts"] is not None:
@@ -417,19 +425,36 @@ def _animations(measured: Measured, surrogate: Surrogate) -> list[dict[str, Any]
 
 
 RESPONSES = {
-    "low_singular_value": "growth of the worst of the lowest waves in a step",
-    "singular_value": "growth of the worst of all perturbations in a step",
-    "radius": "growth per step in the long run (spectral radius)",
-    "low_growth": "growth rate of the worst of the lowest waves over several steps, per time",
-    "worst": "growth of the worst perturbation of 1% over these steps",
-    "random": "growth of a random one of that size",
+    "low_singular_value": "worst of the lowest waves, a step",
+    "singular_value": "worst of all, a step",
+    "worst": "worst of 1%, {steps}",
+    "random": "random of 1%, {steps}",
+    "growth": "rate of the worst of all over {steps}, per time",
+    "radius": "per step in the long run (spectral radius)",
+    "non_normality": "worst over that (non-normality)",
+    "powers": "worst in up to {powers} steps, the state held",
 }
-"""Figures of `opkit.evaluation.perturbation.Response` in words."""
+"""Growth of perturbations, figures of `opkit.evaluation.perturbation.Response`, in words."""
 
 
-def _largest(values: float | list[float | None] | None) -> str:
+def _responses(record: dict[str, Any] | None) -> dict[str, Any]:
+    """The table of responses: columns of figures that are known, and rows of states, of surrogate and solver."""
+    sets = {} if record is None else {"true": record["true"], **record["own"]}
+    if record is None or not sets:
+        return {"columns": [], "rows": []}
+    steps, rows = record["applications"], []
+    words = {"steps": f"{steps} steps" if steps > 1 else "a step", "powers": record["powers"][-1]}
+    shown = [n for n in RESPONSES if any(_largest(r[n]) for pair in sets.values() for r in pair.values())]
+    for kind, pair in sets.items():
+        for who, response in pair.items():
+            name = where(record, kind) + (", solver" if who == "solver" else "")
+            rows.append((name, [_largest(response[n]) or "\u2013" for n in shown]))
+    return {"columns": [RESPONSES[n].format(**words) for n in shown], "rows": rows}
+
+
+def _largest(values: float | list[float | None] | None) -> str | None:
     known = [v for v in (values if isinstance(values, list) else [values]) if v is not None]
-    return f"{max(known):.3g}" if known else "not measured"
+    return f"{max(known):.3g}" if known else None
 
 
 def _data_url(png: bytes) -> str:
@@ -452,7 +477,6 @@ def _html(
     )
     environment.filters["percent"] = verdicts.percent
     environment.filters["short"] = lambda v: "undefined" if v is None else f"{100 * v:.3g}%"
-    environment.filters["largest"] = _largest
     environment.filters["number"] = lambda v: "undefined" if v is None else f"{v:.3g}"
     own = [m for m in report["metrics"] if m["resolution"] == report["training_resolution"]]
     errors = {m["name"] for m in own if m["model"] == "mean"}  # what has baselines to stand beside
@@ -464,7 +488,7 @@ def _html(
         report=report,
         table=table,
         questions=verdicts.QUESTIONS,
-        responses=RESPONSES,
+        responses=_responses(report["perturbation"]),
         physics=surrogate.physics,
         channels=(", ".join(spec.inputs), ", ".join(spec.outputs)),
         training=report["metrics"][0],

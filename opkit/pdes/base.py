@@ -249,6 +249,15 @@ class PDE(ABC):
         """
         return [self._solved_on(n) for n in self._ladder()]
 
+    def with_fixed_steps(self, inputs: Tensor) -> "PDE":
+        """The same problem with time steps chosen once, for inputs like the ones given: `solve` is then a map without
+        jumps, that can be differentiated by the state. Here steps are taken to be fixed as it is.
+
+        Args:
+            inputs: `(n, c, *x)` on `grid`.
+        """
+        return self
+
     def _solved_on(self, resolution: int, **changes: Any) -> "PDE":
         """The same problem, its labels solved on `resolution` points a side and kept there."""
         changes |= {"resolution": resolution, "label_resolution": resolution}
@@ -459,9 +468,10 @@ class Evolution(PDE):
         return torch.cat(channels, 1)
 
     def _parameter(self, name: str, inputs: Tensor) -> Tensor:
-        """A parameter per sample, `(n,)`: from its channel of the inputs, or the same for all."""
+        """A parameter per sample, `(n,)`: from its channel of the inputs, or the same for all. A constant, where the
+        solution is differentiated."""
         if name in self.varying:
-            channel = inputs[:, self.inputs.index(name)].flatten(1)
+            channel = inputs[:, self.inputs.index(name)].detach().flatten(1)
             if not (channel == channel[:, :1]).all():
                 raise ValueError(f"{type(self).__name__}.solve: the input channel {name} must be constant in space.")
             return channel[:, 0]

@@ -38,6 +38,8 @@ CACHED_POINTS = 45_000
 """Grid points of samples stepped together on a CPU: what stays in a core's cache."""
 LARGE_CFL = 2.4
 """Courant number of `cheaper`. At half of it errors are the same: those of the grid, or of single precision."""
+SMOOTH_CFL = 1.6
+"""Courant number of `with_fixed_steps`."""
 MOST_STEPS = 2**20
 """Steps between two frames beyond which a solution has blown up rather than needs them."""
 
@@ -170,6 +172,16 @@ class NavierStokes(Evolution):
         own = self._solved_on(self.label_grid.shape[0])
         return [*(s for s in found if s != own), own]
 
+    def with_fixed_steps(self, inputs: Tensor) -> PDE:
+        """See `PDE.with_fixed_steps`: as many for every interval as the inputs need on average, with a Courant number
+        of `SMOOTH_CFL` if the problem's own is smaller."""
+        if self.dt is not None or self.scheme == "reference":
+            return self
+        _, figures = dataclasses.replace(self, cfl=max(self.cfl, SMOOTH_CFL))._solve(inputs.to(torch.float64))
+        intervals = self.intervals
+        count = math.ceil(int(figures["steps"].max()) / len(intervals))
+        return dataclasses.replace(self, dt=max(intervals) / count)
+
     def tile(self, device: str = "cpu") -> int:
         if device != "cpu":
             return super().tile(device)
@@ -291,7 +303,7 @@ class _Flow:
     """
 
     def __init__(self, pde: NavierStokes, inputs: Tensor):
-        self.pde, self.n = pde, pde.resolution
+        self.pde, self.n, self.samples = pde, pde.resolution, len(inputs)
         self.reference = pde.scheme == "reference"
         self.dtype = torch.float32 if pde.precision == "float32" else torch.float64
         device = inputs.device
@@ -314,7 +326,6 @@ class _Flow:
         self.linear_pairs = self.linear[..., None].to(self.dtype)
         self.coefficients: dict[float, tuple[Tensor, ...]] = {}
         inverse = torch.where(square > 0, 1 / square.clamp_min(1e-300), 0.0)
-        complex_type = torch.complex64 if self.dtype == torch.float32 else torch.complex128
         self.velocity = self._imaginary(ky * inverse, -kx * inverse)
         self.gradient = self._imaginary(kx.expand_as(square), ky.expand_as(square))
         scale = 1 / self.n**2  # of the forward transform
@@ -323,8 +334,8 @@ class _Flow:
         self.mask = self._pairs(-scale * mask.double())
         self.drift = any(pde.mean_velocity)
         self.forcing = self.analyse(pde.forcing_field(inputs)[:, None])
-        self.padded = torch.zeros(len(inputs), 2, self.n, self.top + 1, dtype=complex_type, device=device)
-        self.products = torch.empty(len(inputs), 2, self.n, self.n, dtype=self.dtype, device=device)
+        rest = len(k) - self.rows
+        self.empty = torch.zeros(1, 1, self.n - self.rows - rest, self.top + 1, 2, dtype=self.dtype, device=device)
 
     def _pairs(self, values: Tensor) -> Tensor:
         return values[..., None].expand(*values.shape, 2).to(self.dtype).contiguous()
@@ -362,13 +373,10 @@ class _Flow:
     def velocities(self, state: Tensor, factor: Tensor | None = None) -> Tensor:
         """Velocity `(n, 2, x, y)` on the grid; or the gradient of the vorticity, with its factor."""
         factor = self.velocity if factor is None else factor
-        exchanged = state.flip(-1)[:, None]
-        padded = self.padded[: len(state)]
-        pairs = torch.view_as_real(padded)
-        rest = self._rest(state)
-        torch.mul(exchanged[:, :, : self.rows], factor[:, : self.rows], out=pairs[:, :, : self.rows])
-        torch.mul(exchanged[:, :, self.rows :], factor[:, self.rows :], out=pairs[:, :, self.n - rest :])
-        columns = torch.fft.ifft(padded, dim=-2, norm="forward")
+        pairs = state.flip(-1)[:, None] * factor
+        empty = self.empty.expand(len(state), 2, *self.empty.shape[2:])
+        padded = torch.cat([pairs[:, :, : self.rows], empty, pairs[:, :, self.rows :]], 2)
+        columns = torch.fft.ifft(torch.view_as_complex(padded), dim=-2, norm="forward")
         values = torch.fft.irfft(columns, n=self.n, norm="forward")
         if self.drift and factor is self.velocity:
             values[:, 0] += self.pde.mean_velocity[0]
@@ -378,21 +386,13 @@ class _Flow:
     def nonlinear(self, state: Tensor) -> Tensor:
         """Spectrum of f - u . grad w."""
         u, v = self.velocities(state).unbind(1)
-        p = self.products[: len(state)]
-        torch.mul(u, v, out=p[:, 0])
-        torch.mul(v, v, out=p[:, 1])
-        p[:, 1].addcmul_(u, u, value=-1)
-        columns = torch.fft.rfft(p)[..., : self.top + 1]
+        products = torch.stack([u * v, torch.addcmul(v * v, u, u, value=-1)], 1)
+        columns = torch.fft.rfft(products)[..., : self.top + 1]
         spectrum = torch.view_as_real(torch.fft.fft(columns, dim=-2))
-        out = torch.empty_like(state)
         rest = self._rest(state)
-        for mine, theirs in (
-            (slice(self.rows), slice(self.rows)),
-            (slice(self.rows, None), slice(self.n - rest, None)),
-        ):
-            torch.addcmul(self.forcing[:, mine], self.weights[0][mine], spectrum[:, 0, theirs], out=out[:, mine])
-            out[:, mine].addcmul_(self.weights[1][mine], spectrum[:, 1, theirs])
-        return out
+        spectrum = torch.cat([spectrum[:, :, : self.rows], spectrum[:, :, self.n - rest :]], 2)
+        out = torch.addcmul(self.forcing, self.weights[0], spectrum[:, 0])
+        return torch.addcmul(out, self.weights[1], spectrum[:, 1])
 
     def convective(self, state: Tensor) -> Tensor:
         """The same as published: u . grad w from its factors, the product masked at two thirds of the Nyquist wave."""
@@ -464,7 +464,7 @@ class _Flow:
 
     def _subset(self, rows: Tensor) -> "_Flow":
         """The equation for some of the samples."""
-        if len(rows) == len(self.padded):
+        if len(rows) == self.samples:
             return self
         part = copy.copy(self)
         if len(self.linear) > 1:
