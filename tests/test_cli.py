@@ -3,7 +3,9 @@
 import dataclasses
 import inspect
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -301,7 +303,7 @@ def test_weights_that_overflow_are_called_divergence(capsys):
         ([*TRAIN, "--pde"], "--pde"),
         (["export"], "directory"),
         (["evaluate"], "directory"),
-        (["evaluate", "a", "b"], "a b"),
+        (["evaluate", "a", "b"], "a is no directory"),
         (["verify"], "directory"),
         (["verify", "a", "b"], "a b"),
         (["verify", "a", "tolerance=1"], "tolerance"),
@@ -330,6 +332,11 @@ def test_a_folder_that_is_neither_run_nor_bundle_is_refused(refuse, verb):
         ("data.test=0", "at least 1"),
         ("workers=0", "at least 1"),
         ("evaluation.resolutions=[5]", "finer"),
+        ("evaluation.resolutions=[]", "null takes"),
+        ("evaluation.resolutions=[100000000]", "a sample on the finest has 1e+16 numbers"),
+        ("suite=huge", "evaluation.suite=huge"),
+        ("gate=", "cannot read"),
+        ("output=elsewhere", "several runs"),
         ("device=abacus", "abacus"),
         ("gate=low", "rel_l2<0.02"),
         ("--pde=darcy", "PDE"),
@@ -338,6 +345,29 @@ def test_a_folder_that_is_neither_run_nor_bundle_is_refused(refuse, verb):
 )
 def test_evaluate_refuses_what_it_cannot_use(refuse, small_run, small_data, setting, said):
     assert said in refuse("evaluate", str(small_run), setting)
+
+
+def test_all_runs_must_be_there_before_any_is_evaluated(refuse, small_run, monkeypatch):
+    monkeypatch.setattr(opkit.evaluation, "evaluate_surrogate", lambda *_, **__: pytest.fail("it began"))
+    assert "missing is no directory" in refuse(
+        "evaluate", str(small_run), str(small_run.parent / "missing"), "suite=full"
+    )
+
+
+def test_a_folder_with_an_equals_sign_is_a_folder(small_run, monkeypatch, tmp_path, capsys):
+    shutil.copytree(small_run, tmp_path / "lr=0.1")
+    monkeypatch.chdir(tmp_path)
+    assert main(["evaluate", "lr=0.1", "--print_config"]) == 0
+    assert "resamples" in capsys.readouterr().out
+
+
+def test_a_signal_leaves_the_report_that_was_there(small_run, small_data, tmp_path, monkeypatch, capsys):
+    shutil.copytree(small_run, tmp_path / "run")
+    before = (tmp_path / "run" / "evaluation" / "report.json").read_bytes()
+    monkeypatch.setattr(opkit.evaluation, "evaluate_surrogate", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+    assert main(["evaluate", str(tmp_path / "run")]) == 75
+    assert "reports are as they were" in capsys.readouterr().err
+    assert (tmp_path / "run" / "evaluation" / "report.json").read_bytes() == before
 
 
 def test_a_failed_gate_exits_3_with_one_message(small_run, monkeypatch, capsys):

@@ -271,21 +271,35 @@ def summary(content: dict[str, Any]) -> str:
 
 
 def show(content: dict[str, Any]) -> None:
-    """Print the table."""
+    """Print the table; on a narrow terminal without the columns it can do without, which the page has."""
     from rich.console import Console
     from rich.table import Table
 
     rows = [cells(row, i) for i, row in enumerate(content["runs"], 1)]
-    table = Table(box=None, pad_edge=False)
-    for name in shown_columns(rows):
-        table.add_column(COLUMNS[name], overflow="fold")
-    for row in rows:
-        strong = "bold" if row["verdict"] == "best" else None
-        table.add_row(*(row[name] for name in shown_columns(rows)), style=strong)
     console = Console()
     if not console.is_terminal:
         console = Console(width=240)
-    console.print(table)
+    columns, left_out = shown_columns(rows), list(LEAST_NEEDED)
+
+    def table() -> Table:
+        made = Table(box=None, pad_edge=False)
+        for name in columns:
+            made.add_column(COLUMNS[name], overflow="fold")
+        for row in rows:
+            made.add_row(*(row[name] for name in columns), style="bold" if row["verdict"] == "best" else None)
+        return made
+
+    unbounded = console.options.update(max_width=10_000)
+    while left_out and console.measure(table(), options=unbounded).maximum > console.width:
+        columns = [name for name in columns if name != left_out[0]]
+        del left_out[0]
+    console.print(table())
+
+
+LEAST_NEEDED = (
+    "training_seconds", "parameters", "divergence_time", "resolution", "model", "speed", "correlation_time", "interval"
+)  # fmt: skip
+"""Columns that give way on a narrow terminal, in this order."""
 
 
 def _html(content: dict[str, Any]) -> str:

@@ -51,6 +51,9 @@ from opkit.surrogate import Surrogate
 POINTS_PER_BATCH = 2**18
 """Grid points predicted at once: bounds memory on fine grids."""
 
+MOST_POINTS = 2**28
+"""Numbers in a sample on the finest grid: two gigabytes in double precision, and a solver holds several of them."""
+
 FEW = 8
 """Samples for what is not averaged over the whole test set."""
 ERRORS = (
@@ -170,9 +173,15 @@ def fine_resolutions(pde: PDE, evaluation: Evaluation) -> tuple[int, ...]:
     """Finer grids to test on: those asked for, else up to three that share the labels' grid, else 2 and 4 times finer.
 
     Raises:
-        ConfigError: A grid asked for is not finer than the training grid.
+        ConfigError: A grid asked for is not finer than the training grid, or far too fine.
     """
     if evaluation.resolutions:
+        frames = 1 if pde.times is None else len(pde.times)
+        if (points := frames * max(evaluation.resolutions) ** pde.grid.ndim) > MOST_POINTS:
+            raise ConfigError(
+                f"evaluation.resolutions={list(evaluation.resolutions)}: a sample on the finest has {points:.3g} "
+                f"numbers; at most {MOST_POINTS:.3g} are measured."
+            )
         wrong = [r for r in evaluation.resolutions if r <= pde.resolution]
         if wrong:
             raise ConfigError(

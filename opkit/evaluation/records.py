@@ -156,6 +156,8 @@ def resolution_rows(
     at_training = make.estimate(measured.coarse.scales["resolved"])
     n = len(measured.fine[0].errors["surrogate"]["rel_l2"])
     home = _on_any_grid(make, measured.coarse, n, dt)
+    same = measured.coarse.errors["surrogate"]["rel_l2"][:n]
+    home["surrogate"] = make.metric("rel_l2", same, "surrogate", measured.coarse.resolution, horizon)
     rows = []
     for grids in measured.fine:
         row: Record = {"resolution": grids.resolution} | _on_any_grid(make, grids, n, dt)

@@ -381,7 +381,7 @@ def _pictures(report: dict[str, Any], measured: Measured, surrogate: Surrogate) 
     spec, states = surrogate.spec, problem_of(surrogate.physics).spec
     pictures = {
         "samples": figures.samples(measured, states.inputs, states.outputs, spec.grid, report["horizon"]),
-        "resolution": figures.error_by_resolution(report["super_resolution"], report["metrics"][0]),
+        "resolution": figures.error_by_resolution(report["super_resolution"], report["at_training"]["surrogate"]),
         "spectra": figures.spectra(measured, spec.grid),
         "distribution": figures.distribution(measured),
     }
@@ -476,6 +476,7 @@ def _html(
         loader=jinja2.PackageLoader("opkit.evaluation", ""), autoescape=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["percent"] = verdicts.percent
+    environment.filters["some"] = verdicts.some
     environment.filters["short"] = lambda v: "undefined" if v is None else f"{100 * v:.3g}%"
     environment.filters["number"] = lambda v: "undefined" if v is None else f"{v:.3g}"
     own = [m for m in report["metrics"] if m["resolution"] == report["training_resolution"]]

@@ -528,7 +528,7 @@ def speed_text(record: dict[str, Any]) -> str:
     own = record["surrogate"]
     if not record["comparisons"]:
         why = "the surrogate's error is undefined" if own is None else "no solver setting could be measured"
-        return f"Worth it? Not known: {why}."
+        return f"Not known: {why}."
     horizon, failed, skipped = record["horizon"], record["failed"], record["skipped"]
     what = "a solve" if horizon is None else f"a trajectory of {horizon} step{'s' * (horizon > 1)}"
     modes = list(MODES) if own["throughput"]["batch"] > 1 else ["latency"]
@@ -546,7 +546,7 @@ def speed_text(record: dict[str, Any]) -> str:
         again = f"When data and training are paid back is not known: {paid['reason']}."
     where = f"{record['size']}, {record['device']}, {record['threads']} thread{'s' * (record['threads'] > 1)}"
     return (
-        f"Worth it? With an error of {verdicts.percent(own['error'])} ({record['samples']} test samples, {where}), "
+        f"With an error of {verdicts.percent(own['error'])} ({record['samples']} test samples, {where}), "
         f"{clauses} ({tried}). {again}"
     )
 

@@ -65,8 +65,9 @@ def super_resolution(
     """
 
     def low(estimate: Estimate) -> float:
-        bound = estimate.value if estimate.ci_low is None else estimate.ci_low
-        return -float("inf") if bound is None else bound
+        if estimate.ci_low is None and estimate.reason == "all samples agree":
+            return estimate.value or 0.0
+        return -float("inf") if estimate.ci_low is None else estimate.ci_low
 
     if useless or resolved.value is None or resolved_at_training.value is None:
         return "does not transfer"
