@@ -1,11 +1,13 @@
 # make train   install, then the default run: python train.py --model fno --pde darcy  (ARGS="data.train=200" adds settings)
-# make test    install with the development tools, then the test suite               (ARGS="-k darcy" adds options)
+# make test    install with the development tools, then the test suite               (ARGS="-k darcy" adds options;
+#              JOBS=4 runs so many tests at once, two by default)
 # make lint    style, types, import contract, spelling
 # make bench   benchmarks, each printing its own command and figures; not those that train for an hour
 # make clean   remove what was built here; data, runs and the environment stay
 
 PYTHON ?= python3
 VENV := .venv
+JOBS := 2
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
@@ -18,7 +20,7 @@ train: $(VENV)/.installed
 	$(BIN)/python train.py --model fno --pde darcy $(ARGS)
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

@@ -103,7 +103,8 @@ ROUGH_SETTINGS = Evaluation(resolutions=(96, 192), resamples=200, suite="quick")
 
 
 def test_the_exact_solver_super_resolves_where_there_is_something_to_resolve(one_thread):
-    measured = measure(surrogate_of(Solver(ROUGH), ROUGH), ROUGH, DATA, ROUGH_SETTINGS, workers=1)
+    data = dataclasses.replace(DATA, test_fine=6)
+    measured = measure(surrogate_of(Solver(ROUGH), ROUGH), ROUGH, data, ROUGH_SETTINGS, workers=1)
     make = Records(ROUGH_SETTINGS)
     rows, _, home = resolution_rows(make, measured, 2, 0.2, "native", 1, False)
     assert [row["verdict"] for row in rows] == ["super-resolves"] * 2
@@ -113,7 +114,7 @@ def test_the_exact_solver_super_resolves_where_there_is_something_to_resolve(one
     # On 96 points the exact solution is found, on 192 the labels' own error stands.
     assert 0 < middle["data_accuracy"]["value"] < 1e-4 and 0 < finest["data_accuracy"]["value"] < 1e-3
     # Filtered, the truth on 24 points is its first waves; the input, of six, stays as it is.
-    a = ROUGH.on(192).sample(4, 0, 2 * 2**32)
+    a = ROUGH.on(192).sample(6, 0, 2 * 2**32)
     waves = torch.fft.rfft(ROUGH.on(192).solve(a)[:, 1:, 0], norm="forward")[..., :13]
     waves[..., 12] = 2 * waves[..., 12].real
     cut = torch.fft.irfft(waves, n=24, norm="forward")

@@ -36,7 +36,7 @@ def test_a_run_leaves_what_the_contract_promises(small_run):
         "model.safetensors", "config.json", "physics.json", "metrics.json", "README.md",
     }  # fmt: skip
     assert {p.name for p in (small_run / "evaluation").iterdir()} == {
-        "report.json", "metrics.csv", "report.html", "figures",
+        "report.json", "metrics.csv", "report.html", "samples.h5", "figures",
     }  # fmt: skip
     table = rows(small_run)
     assert [r["epoch"] for r in table] == ["0", "1"]

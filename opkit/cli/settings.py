@@ -7,6 +7,7 @@ chosen PDE and model, of `opkit.settings` and of Lightning's Trainer, read by js
 
 import contextlib
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -67,7 +68,7 @@ class Request:
             if dashed and key in flags and not equals:
                 self.flags.add(key)
                 continue
-            if not dashed and (not equals or "/" in key or Path(argument).is_dir()):  # whose name may have one in it
+            if not dashed and (not equals or "/" in key or os.path.isdir(argument)):  # whose name may have one
                 self.positional.append(argument)
                 continue
             if not equals:
