@@ -255,16 +255,17 @@ def measure(
                 coarse.correlations[name] = _correlations(candidates[name], truth, pde.grid, steps)
             climate = training.climate.repeat(steps, *(1 for _ in pde.grid.shape)).expand_as(truth)
             coarse.steps["climate"] = _step_errors(climate, truth, pde.grid, steps)
-        coarse.errors = {
-            name: _errors(values, truth, pde.grid, deviation, coefficient) for name, values in candidates.items()
-        }
+        true_energy, energies = metrics.mode_energy(truth, pde.grid), {}
+        for name, values in candidates.items():
+            coarse.errors[name], energies[name] = _errors(values, truth, pde.grid, deviation, coefficient, true_energy)
         if solved is not None:
             few_of_them = None if coefficient is None else coefficient[:n]
-            coarse.errors["solver"] = _errors(solved, truth[:n], pde.grid, deviation, few_of_them)
+            coarse.errors["solver"], _ = _errors(solved, truth[:n], pde.grid, deviation, few_of_them, true_energy[:n])
         last_frame = slice(-len(pde.outputs), None)
         waves = surrogate.model.operator.highest_waves if isinstance(surrogate, Surrogate) else None
         coarse.bands = bands_of(prediction[:, last_frame], truth[:, last_frame], pde.grid, waves)
-        resolved, _, wall = _split(prediction[:n] - truth[:n], truth[:n], pde.grid, pde.grid)
+        own = prediction[:n] - truth[:n]
+        resolved, _, wall = _split(energies["surrogate"][:n], own, truth[:n], pde.grid, pde.grid)
         coarse.scales = {"resolved": resolved, "wall": wall}
         _watch(coarse, pde, prediction[:n], truth[:n], inputs[:n], training.bounds, history)
         coarse.last = {name: energy[0] for name, energy in coarse.last.items()}
@@ -417,16 +418,23 @@ def _batches(n: int, grid: Grid, steps: int | None) -> Iterator[slice]:
 
 
 def _errors(
-    prediction: Tensor, truth: Tensor, grid: Grid, deviation: Tensor | None, coefficient: Tensor | None
-) -> dict[str, Tensor]:
-    """Each of the `ERRORS`, and where there is a scale per channel or an energy coefficient, what needs it."""
+    prediction: Tensor,
+    truth: Tensor,
+    grid: Grid,
+    deviation: Tensor | None,
+    coefficient: Tensor | None,
+    true_energy: Tensor,
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Each of the `ERRORS`, and where there is a scale per channel or an energy coefficient, what needs it; and the
+    error's energy by wave, which as the truth's is worked out once: on fine grids it takes longest."""
     finite = torch.isfinite(prediction).flatten(1).all(1)  # what is not has no error in any norm
     inside = torch.where(finite.view(-1, *(1 for _ in prediction.shape[1:])), prediction, 0.0)
-    bands = metrics.rmse_bands(inside, truth, grid)
+    energy = metrics.mode_energy(inside.double() - truth.double(), grid)
+    bands = (metrics.energy_in_bands(energy, grid) / (truth.shape[1] * math.prod(grid.lengths))).sqrt()
     found = {
         "rel_l2": metrics.rel_l2(inside, truth, grid),
         "rel_h1": metrics.rel_h1(inside, truth, grid),
-        "rel_hminus1": metrics.rel_hminus1(inside, truth, grid),
+        "rel_hminus1": metrics.ratio(*(metrics.hminus1_of_energy(e, grid) for e in (energy, true_energy))),
         "nrmse": metrics.nrmse(inside, truth, grid),
         "vrmse": metrics.vrmse(inside, truth, grid),
         "rel_linf": metrics.rel_linf(inside, truth),
@@ -437,7 +445,8 @@ def _errors(
         found["rel_energy"] = metrics.rel_energy(inside, truth, grid, coefficient)
     if deviation is not None:
         found["srmse"] = metrics.srmse(inside, truth, deviation, grid)
-    return {name: torch.where(finite, values, torch.inf) for name, values in found.items()}
+    energy = torch.where(finite.view(-1, *(1 for _ in grid.shape)), energy, torch.nan)
+    return {name: torch.where(finite, values, torch.inf) for name, values in found.items()}, energy
 
 
 def bands_of(prediction: Tensor, truth: Tensor, grid: Grid, waves: tuple[int, ...] | None) -> list[Band]:
@@ -498,28 +507,27 @@ def _fine(
         **{name: coarse.resample(values.double(), grid, method) for name, values in known.items()},
         "mean": coarse.resample(mean.double(), grid, method).expand_as(truth),
     }
-    out = Grids(
-        grid.shape[0], {name: _errors(v, truth, grid, deviation, coefficient) for name, v in candidates.items()}
-    )
+    out, true_energy, energies = Grids(grid.shape[0]), metrics.mode_energy(truth, grid), {}
+    for name, values in candidates.items():
+        out.errors[name], energies[name] = _errors(values, truth, grid, deviation, coefficient, true_energy)
     if steps is not None:
         for name in ("surrogate", "interpolation"):
             out.correlations[name] = _correlations(candidates[name], truth, grid, steps)
-    errors = {name: v.double() - truth.double() for name, v in candidates.items()}
-    unresolved_truth = _split(truth, truth, coarse, grid)[1]
     for name in ("surrogate", "interpolation", "oracle"):
-        parts = _split(errors[name], truth, coarse, grid)
+        parts = _split(energies[name], candidates[name].double() - truth.double(), truth, coarse, grid)
         out.scales |= {f"{name} {part}": v for part, v in zip(("resolved", "unresolved", "wall"), parts, strict=True)}
-    out.scales["truth unresolved"] = unresolved_truth
-    for name, values in {"truth": truth, **errors}.items():
+    out.scales["truth unresolved"] = _split(true_energy, truth, truth, coarse, grid)[1]
+    for name, energy in {"truth": true_energy, **energies}.items():
         if name not in ("mean", "solver"):
-            energy = metrics.shell_spectrum(metrics.mode_energy(values, grid), grid)
-            out.spectra[name] = energy.mean(0, keepdim=True).expand(len(truth), -1)
+            shells = metrics.shell_spectrum(energy, grid)
+            out.spectra[name] = shells.mean(0, keepdim=True).expand(len(truth), -1)
     return out
 
 
-def _split(values: Tensor, truth: Tensor, coarse: Grid, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
-    """Norms of the parts of `values` that `coarse` resolves, does not resolve, and on the walls, over ||truth||."""
-    energy = metrics.mode_energy(values, grid).flatten(1)
+def _split(energy: Tensor, values: Tensor, truth: Tensor, coarse: Grid, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
+    """Norms of the parts of `values`, of known energy by wave, that `coarse` resolves, does not resolve, and on the
+    walls, over ||truth||."""
+    energy = energy.flatten(1)
     resolved = metrics.resolved_waves(grid, coarse).flatten().to(energy.device)
     scale = metrics.norm(truth, grid.weights)
     parts = (energy[:, resolved].sum(1), energy[:, ~resolved].sum(1), metrics.wall_energy(values, grid))

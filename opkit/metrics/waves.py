@@ -85,8 +85,12 @@ def wave_squares(grid: Grid) -> Float[Tensor, " *k"]:
 def hminus1_norm(values: Float[Tensor, "n c *x"], grid: Grid) -> Float[Tensor, " n"]:
     """||v||_-1 per sample over channels: the norm of the gradient of the solution of -Laplacian phi = v, without the
     mean on periodic grids, phi = 0 on walls. Values on the walls themselves are not seen."""
-    square = wave_squares(grid).to(values.device)
-    energy = mode_energy(values, grid)
+    return hminus1_of_energy(mode_energy(values, grid), grid)
+
+
+def hminus1_of_energy(energy: Float[Tensor, "n *k"], grid: Grid) -> Float[Tensor, " n"]:
+    """`hminus1_norm` of a field whose `mode_energy` is known."""
+    square = wave_squares(grid).to(energy.device)
     return torch.where(square > 0, energy / square, 0.0).flatten(1).sum(1).sqrt()
 
 
@@ -133,10 +137,15 @@ def band_masks(grid: Grid, bands: Bands = BANDS) -> Bool[Tensor, "b k"]:
     return torch.stack([(k >= low) & (k < high) for low, high in bands.values()])
 
 
+def energy_in_bands(
+    energy: Float[Tensor, "n *k"], grid: Grid, masks: Bool[Tensor, "b k"] | None = None
+) -> Float[Tensor, "b n"]:
+    """Squared norm in each band of a field whose `mode_energy` is known; bands as of `band_errors`."""
+    return (band_masks(grid) if masks is None else masks).to(energy) @ energy.flatten(1).mT
+
+
 def _in_bands(values: Tensor, grid: Grid, masks: Tensor | None) -> Tensor:
-    """Squared norm in each band, `(b, n)`."""
-    energy = mode_energy(values, grid).flatten(1)
-    return (band_masks(grid) if masks is None else masks).to(energy) @ energy.mT
+    return energy_in_bands(mode_energy(values, grid), grid, masks)
 
 
 def band_errors(
