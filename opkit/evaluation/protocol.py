@@ -51,6 +51,8 @@ from opkit.surrogate import Surrogate
 POINTS_PER_BATCH = 2**18
 """Grid points predicted at once: bounds memory on fine grids."""
 
+QUICK_FINE = 50
+"""Samples on finer grids at most, in a quick evaluation: on them a network takes its time."""
 MOST_POINTS = 2**28
 """Numbers in a sample on the finest grid: two gigabytes in double precision, and a solver holds several of them."""
 
@@ -230,7 +232,7 @@ def measure(
     mean = training.mean
     keys = {str(pde.resolution): test_set.key}
 
-    n = min(data.test_fine, data.test)
+    n = min(data.test_fine, data.test, QUICK_FINE if evaluation.suite == "quick" else data.test)
     stores = {problem: ensure(problem, "test", n, data.seed, workers) for problem in fine_problems(pde, evaluation)}
     fine_data = {p: as_channels(p, pair(p, stored.load(n), history)) for p, stored in stores.items()}
     finest = pde.on(max(resolutions))
