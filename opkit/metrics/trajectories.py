@@ -241,6 +241,6 @@ def _line(x: np.ndarray, errors: np.ndarray, start: int, spread: float, few: str
         return Growth(None, None, max(0, stop - start), few)
     fit = linregress(x[start:stop], np.log(errors[start:stop]))
     if not fit.rvalue**2 >= 0.9:  # NaN: it does not change
-        return Growth(None, float(fit.rvalue**2), stop - start, "its logarithm is no straight line")
+        return Growth(None, float(fit.rvalue**2), stop - start, "the logarithm of the error is no straight line")
     bend = np.polynomial.polynomial.polyfit(x[start:stop], np.log(errors[start:stop]), 2)[2]
     return Growth(float(fit.slope), float(fit.rvalue**2), stop - start, bend=float(bend))
