@@ -25,10 +25,10 @@ from opkit.files import read_json, whole_folder, write_json, write_text
 
 LEVEL = 0.05
 COLUMNS = {
-    "rank": "", "run": "run", "model": "model", "parameters": "parameters", "training_seconds": "training, s",
-    "rel_l2": "rel_l2", "interval": "95% interval", "verdict": "against the best", "stability": "stability",
-    "correlation_time": "correlation time", "divergence_time": "divergence time", "resolution": "finer grids",
-    "speed": "against the solver",
+    "rank": "", "run": "run", "rel_l2": "rel_l2", "interval": "95% interval", "verdict": "against the best",
+    "stability": "stability", "correlation_time": "correlation time", "divergence_time": "divergence time",
+    "resolution": "finer grids", "speed": "against the solver", "model": "model", "parameters": "parameters",
+    "training_seconds": "training, s",
 }  # fmt: skip
 
 

@@ -25,9 +25,9 @@ from opkit.pdes.elliptic import FaceMean, Solver, WallLocation, imbalance, resid
 WAVES = 6
 """Pairs of factors of the multiscale coefficient."""
 LOOSE = 1e-3
-"""Tolerance of `cheaper`: its error is far below that of any grid."""
+"""Tolerance of `cheaper`; reports measure what error each of its settings has."""
 LU_UP_TO = 33
-"""Points per side up to which sparse LU factors take less time than iterations, as measured on one CPU thread."""
+"""Points per side up to which `cheaper` tries sparse LU beside iterations."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -37,7 +37,7 @@ REFERENCE_DT = 1e-4
 CACHED_POINTS = 45_000
 """Grid points of samples stepped together on a CPU: what stays in a core's cache."""
 LARGE_CFL = 2.4
-"""Courant number of `cheaper`. At half of it errors are the same: those of the grid, or of single precision."""
+"""Courant number of `cheaper`; reports measure what error that gives."""
 SMOOTH_CFL = 1.6
 """Courant number of `with_fixed_steps`."""
 MOST_STEPS = 2**20
