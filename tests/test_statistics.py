@@ -35,6 +35,17 @@ def test_the_interval_is_scipys_bca(n):
     assert ours.geometric_mean == pytest.approx(scipy.stats.gmean(values))
 
 
+@pytest.mark.parametrize(("n", "least", "most"), [(8, 0.82, 0.90), (32, 0.89, 0.95)])
+def test_intervals_of_few_samples_are_too_short_by_so_much(n, least, most):
+    """Log-normal numbers, 0.5 the standard deviation of the logarithm, of mean exp(1/8): 0.86 and 0.916 of 1000
+    intervals hold it; fewer than five samples have none."""
+    random = np.random.default_rng(0)
+    found = [mean_with_interval(random.lognormal(0, 0.5, n), 999, 0) for _ in range(1000)]
+    assert least < np.mean([f.ci_low <= math.exp(1 / 8) <= f.ci_high for f in found]) < most
+    few = mean_with_interval(random.lognormal(0, 1, 4), 999, 0)
+    assert few.ci_low is None and few.reason == "4 samples are too few for an interval"
+
+
 def test_kaplan_meier_by_hand():
     """Events at 1, 3, 4, 5; one withdrawn at 2. At 1: 4/5. At 3 of three at risk: 8/15. At 4: 4/15. At 5: 0."""
     found = survival(events((1.0, True), (2.0, False), (3.0, True), (4.0, True), (5.0, True)), 500, 0)

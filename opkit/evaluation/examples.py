@@ -12,7 +12,7 @@
     /rollout/step        counted from the last frame given
     /rollout/truth, surrogate    (m, s, *x): the first channel at those steps
 
-Fields are float32, in physical units.
+Fields are float32, in physical units. A prediction that left the bounds of the training data is infinite from there on.
 """
 
 from pathlib import Path
