@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from opkit.errors import ConfigError, RunError
+from opkit.evaluation.statistics import ENOUGH_RUNS
 from opkit.evaluation.verdicts import percent, size
 from opkit.files import read_json, write_json
 from opkit.training import Run, train
@@ -82,8 +83,10 @@ def lines(figures: list[dict[str, Any]], ndim: int) -> Iterator[str]:
     """rel_l2 on every grid, in words."""
     for f in figures:
         if f["name"] == "rel_l2" and f["mean"] is not None:
+            count = len(f["values"])
+            over = f"{count} seeds{', preliminary' if count < ENOUGH_RUNS else ''}"
             yield (
-                f"rel_l2 on {size(f['resolution'], ndim)} over {len(f['values'])} seeds: mean {percent(f['mean'])}, "
+                f"rel_l2 on {size(f['resolution'], ndim)} over {over}: mean {percent(f['mean'])}, "
                 f"standard deviation {percent(f['std'])}, {percent(f['least'])} to {percent(f['greatest'])}"
             )
 

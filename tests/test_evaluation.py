@@ -1,6 +1,7 @@
 """The evaluator on models whose answers are known: the exact solver, interpolation, noise."""
 
 import csv
+import dataclasses
 import html.parser
 import json
 import math
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from opkit.errors import ConfigError, GateError
-from opkit.evaluation import check_gate, fine_resolutions, parse_gate
+from opkit.evaluation import check_gate, fine_resolutions, parse_gate, protocol
 from opkit.evaluation.protocol import bands_of, measure
 from opkit.evaluation.records import Records
 from opkit.evaluation.statistics import Estimate, gain_with_interval, mean_with_interval
@@ -191,11 +192,59 @@ def test_intervals_cover_the_true_mean():
 
 
 def test_what_has_no_mean_or_no_interval_says_why():
-    assert mean_with_interval(np.array([1.0, np.nan, 1.0]), 200, 0) == Estimate(
-        None, None, None, 3, median=1.0, reason="undefined for 1 of 3 samples"
+    assert mean_with_interval(np.array([1.0, np.inf, 1.0]), 200, 0) == Estimate(
+        None, None, None, 3, median=1.0, reason="not finite for 1 of 3 samples"
     )
+    nothing = mean_with_interval(np.full(3, np.nan), 200, 0)
+    assert nothing == Estimate(None, None, None, 0, reason="undefined for 3 of 3 samples", n_degenerate=3)
     assert mean_with_interval(np.array([3.0]), 200, 0).reason == "one sample has no interval"
     assert mean_with_interval(np.array([3.0, 3.0]), 200, 0).reason == "all samples agree"
+
+
+def test_samples_without_a_figure_are_left_out_and_counted():
+    """Beside what failed, which is not: its mean is undefined, and no average hides that."""
+    rng = np.random.default_rng(0)
+    some, others = rng.uniform(1, 2, 20), rng.uniform(1, 2, 20)
+    gap = np.insert(some, 3, np.nan)
+    found = mean_with_interval(gap, 500, 0)
+    assert found == dataclasses.replace(mean_with_interval(some, 500, 0), n_degenerate=1) and found.n == 20
+    assert mean_with_interval(np.append(gap, np.inf), 500, 0).value is None
+    gain = gain_with_interval(gap, np.insert(others, 3, np.nan), 500, 0)
+    assert gain == dataclasses.replace(gain_with_interval(some, others, 500, 0), n_degenerate=1)
+
+
+def test_a_truth_that_is_round_off_counts_in_no_relative_error(shared_data, monkeypatch):
+    """One label of eight is 1e-14 of its size, one prediction is not finite: the first has no relative error on any
+    grid and in no table, the second an infinite one."""
+    real = protocol.pair
+
+    def faded(*given):
+        inputs, truth = real(*given)
+        if len(truth) == 8 and truth.shape[-1] in (13, 49):
+            truth = truth.clone()
+            truth[3] *= 1e-14
+        return inputs, truth
+
+    def failing(a: torch.Tensor) -> torch.Tensor:
+        u = solver(a)
+        if len(a) == 8:
+            u[5, 0, 6, 6] = torch.nan
+        return u
+
+    monkeypatch.setattr(protocol, "pair", faded)
+    for model in (solver, failing):
+        data = dataclasses.replace(DATA, train=7)
+        measured = measure(model, PDE, data, SETTINGS, workers=1)
+        errors = measured.coarse.errors["surrogate"]
+        for name in ("rel_l2", "rel_h1", "rel_hminus1", "rel_energy", "nrmse", "vrmse", "rel_linf"):
+            assert errors[name].isnan().tolist() == [i == 3 for i in range(8)], name
+        assert not any(errors[name].isnan().any() for name in ("max_error", "rmse_low"))
+        assert errors["rel_l2"].isinf().tolist() == [model is failing and i == 5 for i in range(8)]
+        assert all(s.index != 3 for s in measured.samples) and measured.coarse.scales["resolved"][3].isnan()
+        found = Records(SETTINGS).metric("rel_l2", errors["rel_l2"], "surrogate", 13, None)
+        assert (found["n"], found["n_degenerate"], found["value"] is None) == (7, 1, model is failing)
+        finest = measured.fine[-1]
+        assert finest.errors["surrogate"]["rel_l2"][3].isnan() and gains(finest)["gain"].n_degenerate == 1
 
 
 def test_a_gain_compares_means_of_paired_errors():
@@ -285,7 +334,7 @@ def test_what_a_constant_does_as_well_is_useless(error, useless):
 
 
 def test_a_surrogate_worse_than_the_mean_is_called_so():
-    error = {"value": 0.6, "ci_low": 0.5, "ci_high": 0.7, "n": 9, "resolution": 13, "horizon": None}
+    error = {"value": 0.6, "ci_low": 0.5, "ci_high": 0.7, "n": 9, "n_degenerate": 0, "resolution": 13, "horizon": None}
     assert "do not use this surrogate" in accuracy_text(error, [{"value": 0.5, "model": "mean"}], 2, [])
     assert "do not use" not in accuracy_text(error, [{"value": 0.7, "model": "mean"}], 2, [])
 

@@ -11,7 +11,7 @@ import pytest
 
 from opkit.cli import main
 from opkit.errors import ConfigError
-from opkit.evaluation.leaderboard import _compare_all, is_evaluated, leaderboard, summary
+from opkit.evaluation.leaderboard import _compare_all, cells, is_evaluated, leaderboard, summary
 from opkit.evaluation.statistics import Comparison
 
 
@@ -70,6 +70,10 @@ def test_seeds_of_one_run_are_one_row(runs, tmp_path):
     row = next(r for r in found["runs"] if r["run"] == "both")
     single = [json.loads((runs[k][0] / "evaluation" / "report.json").read_text())["metrics"][0]["value"] for k in "abc"]
     assert row["seeds"] == 3 and row["rel_l2"]["value"] == pytest.approx(np.mean(single))
+    assert row["spread"] == pytest.approx(np.std(single, ddof=1))
+    assert cells(row, 1)["run"].endswith("(3 seeds, preliminary)") and cells(row | {"seeds": 5}, 1)["run"].endswith(
+        "(5 seeds)"
+    )
     # Three runs that lie v, v, 1.5 v apart: their spread alone gives 4.3 sqrt(v^2 / 12 / 3).
     half = (row["rel_l2"]["ci_high"] - row["rel_l2"]["ci_low"]) / 2
     assert half > 0.99 * 4.302653 * np.std(single, ddof=1) / np.sqrt(3)

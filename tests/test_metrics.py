@@ -257,6 +257,20 @@ def test_what_is_zero_has_no_relative_error():
     u = torch.full((2, 1, 4), 1e-30)
     u[1] = 0
     assert metrics.rel_l2(u * 2, u)[0].item() == pytest.approx(1) and metrics.rel_l2(u + 1, u)[1].isnan()
+    for least, sized in ((0.9e-30, True), (1.1e-30, False)):
+        assert metrics.has_size(u, least=least).tolist() == [sized, False]
+        assert metrics.rel_l2(u * 2, u, least=least).isnan().tolist() == [not sized, True]
+
+
+def test_what_is_not_finite_is_infinitely_wrong():
+    u = torch.rand(3, 2, 9) + 1
+    grid, bad = Grid((9,)), u.clone()
+    bad[0, 1, 4], bad[1, 0, 3] = torch.nan, torch.inf
+    for name in ("rel_l2", "rel_h1", "nrmse", "vrmse", "rel_linf", "rel_hminus1"):
+        function = getattr(metrics, name)
+        found = function(bad, u) if name == "rel_linf" else function(bad, u, grid)
+        assert found.isinf().tolist() == [True, True, False], name
+        assert found[2] == 0
 
 
 def test_the_energy_norm_weighs_the_gradient():

@@ -116,4 +116,4 @@ def test_a_grid_too_coarse_for_the_equation_is_no_shift():
 def test_no_word_of_holding_where_the_unchanged_error_is_unknown():
     found = measure_shifts(surrogate_of(Solver(WEAK), WEAK), WEAK, DATA, torch.full((6,), math.inf).double(), 6, 1)
     record = shift_record(MAKE, found)
-    assert record["verdict"] == "not measured" and "undefined for 6 of 6" in record["text"]
+    assert record["verdict"] == "not measured" and "not finite for 6 of 6" in record["text"]

@@ -117,7 +117,13 @@ def test_the_interval_over_runs_is_worked_out_by_hand():
     half = scipy.stats.t.ppf(0.975, 49) * samples.std(ddof=1) / math.sqrt(50)
     assert (alike.ci_high - alike.ci_low) / 2 == pytest.approx(half, rel=1e-6)
     assert mean_over_runs(samples + np.zeros((2, 1))).ci_low is None
-    assert mean_over_runs(np.full((3, 4), np.nan)).reason == "undefined for 12 of 12 samples"
+    assert mean_over_runs(np.full((3, 4), np.nan)).reason == "undefined for 4 of 4 samples"
+    assert mean_over_runs(np.full((3, 4), np.inf)).reason == "not finite for 12 of 12 samples"
+    gap = np.insert(samples + np.zeros((5, 1)), 7, np.nan, axis=1)  # a truth of no size
+    without = mean_over_runs(gap)
+    assert (without.value, without.ci_low, without.n, without.n_degenerate) == (alike.value, alike.ci_low, 50, 1)
+    gap[0, 7] = 1.0  # what failed in some runs alone
+    assert mean_over_runs(gap).value is None
 
 
 @pytest.mark.parametrize("spread", [(0.2, 0.1, 0.1), (0.01, 0.3, 0.05), (0.0, 0.0, 0.3)])

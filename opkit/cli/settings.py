@@ -9,7 +9,9 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Callable
+import types
+import typing
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -169,7 +171,7 @@ def resolve(parser: "ArgumentParser", settings: dict[str, Any], request: Request
         with contextlib.redirect_stderr(None):
             config = parser.parse_args(arguments)
     except jsonargparse.ArgumentError as problem:
-        raise ConfigError(readable(str(problem), values)) from None
+        raise ConfigError(readable(str(problem), values, parser)) from None
     except NOT_YAML as problem:
         guilty = next((f"{k}={v}" for k, v in values.items() if isinstance(v, str) and not _is_readable(v)), verb)
         raise ConfigError(f"{guilty} cannot be read ({problem}).") from None
@@ -224,14 +226,41 @@ def unknown(key: str, value: Any, known: list[str], where: str = "") -> str:
     return f"unknown setting {key!r} (given {key}={value}){where}.{hint}{listed}"
 
 
-def readable(message: str, values: dict[str, Any]) -> str:
-    """jsonargparse's message on one line, led by the key and the value given."""
+def readable(message: str, values: dict[str, Any], parser: "ArgumentParser | None" = None) -> str:
+    """jsonargparse's message on one line, led by the key and the value given; of a value of the wrong type, which are
+    right."""
     match = re.search(r'[Kk]ey "([^"]+)"|argument --([\w.]+)', message)
     key = (match[1] or match[2]) if match else ""
     reasons = [line.strip() for line in message.splitlines() if line.strip()]
     detail = " ".join(reasons).replace("Parser key ", "")
+    hint = next((getattr(a, "_typehint", None) for a in parser._actions if a.dest == key), None) if parser else None
+    if key in values and "Expected a" in detail and (words := accepted(hint)):
+        return f"{key}={values[key]}: accepted is {words}."
     given = f"{key}={values[key]}: " if key in values else ""
     return f"{given}{detail}"
+
+
+def accepted(hint: Any) -> str | None:
+    """The values a type has, in words; None where there are none for it."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return ("one of " if len(parts) > 1 else "") + ", ".join(map(str, parts))
+    if origin in (typing.Union, types.UnionType):
+        found = [accepted(part) for part in parts]
+        return " or ".join(words for words in found if words) if all(found) else None
+    if origin in (tuple, list, Sequence) and parts:
+        inner = PLURALS.get(parts[0])
+        if inner is None:
+            return None
+        count = f"{len(parts)} " if origin is tuple and ... not in parts else ""
+        return f"a list of {count}{inner}, as [1, 2]" if not count else f"a list of {count}{inner}"
+    return WORDS.get(hint)
+
+
+WORDS = {
+    int: "a whole number", float: "a number", bool: "true or false", str: "a word", type(None): "null", None: "null",
+}  # fmt: skip
+PLURALS = {int: "whole numbers", float: "numbers", str: "words"}
 
 
 def make_parser(verb: str) -> "ArgumentParser":

@@ -55,6 +55,14 @@ def render(draw: Any, width: float, height: float, dpi: int = 110) -> Picture:
     return Picture(figure)
 
 
+def legend(axis: Any, columns: int) -> None:
+    """Above the axes, where it hides no curve."""
+    axis.legend(
+        frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, columnspacing=1.2,
+        borderaxespad=0.2,
+    )  # fmt: skip
+
+
 def samples(
     measured: Measured, inputs: tuple[str, ...], outputs: tuple[str, ...], grid: Grid, horizon: int | None
 ) -> Picture:
@@ -90,7 +98,7 @@ def _lines(rows: list[Sample], inputs: tuple[str, ...], target: str, grid: Grid,
             right.plot(x, sample.prediction[0] - sample.truth[0], color=INK["interpolation"], lw=1.2)
             right.axhline(0, color="#bbbbbb", lw=1, zorder=0)
             left.set_ylabel(_caption(sample, inputs, numbers), fontsize=10, rotation=0, ha="right", va="center")
-        axes[0, 0].legend(frameon=False, fontsize=9)
+        legend(axes[0, 0], 3)
         axes[0, 1].set_title("error (one scale for all rows)", fontsize=10)
         for axis in axes[-1]:
             axis.set_xlabel("x")
@@ -165,7 +173,7 @@ def error_by_resolution(rows: list[dict[str, Any]], training: dict[str, Any]) ->
         axis.set_xlabel("points per side (training grid marked)")
         axis.set_ylabel("relative L2 error")
         axis.grid(alpha=0.25)
-        axis.legend(frameon=False)
+        legend(axis, 1)
 
     return render(draw, 6.4, 4.2)
 
@@ -189,9 +197,9 @@ def spectra(measured: Measured, training: Grid) -> Picture:
         axis.set_xlabel(f"{waves} wavenumber (beyond the line: not resolved by the training grid)")
         axis.set_ylabel(f"mean energy per shell, {size(grid.resolution, training.ndim)}")
         axis.grid(alpha=0.25)
-        axis.legend(frameon=False, fontsize=9)
+        legend(axis, 1)
 
-    return render(draw, 6.4, 4.2)
+    return render(draw, 6.4, 4.8)
 
 
 def distribution(measured: Measured) -> Picture:

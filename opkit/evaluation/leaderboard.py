@@ -20,12 +20,14 @@ import numpy as np
 
 from opkit.errors import ConfigError
 from opkit.evaluation import verdicts
-from opkit.evaluation.statistics import compare_runs, holm, mean_over_runs
+from opkit.evaluation.pages import render_page
+from opkit.evaluation.statistics import ENOUGH_RUNS, compare_runs, holm, mean_over_runs, spread_of_runs
 from opkit.files import read_json, whole_folder, write_json, write_text
 
 LEVEL = 0.05
 COLUMNS = {
-    "rank": "", "run": "run", "rel_l2": "rel_l2", "interval": "95% interval", "verdict": "against the best",
+    "rank": "", "run": "run", "rel_l2": "rel_l2", "interval": "95% interval", "spread": "std over seeds",
+    "verdict": "against the best",
     "stability": "stability", "correlation_time": "correlation time", "divergence_time": "divergence time",
     "resolution": "finer grids", "speed": "against the solver", "model": "model", "parameters": "parameters",
     "training_seconds": "training, s",
@@ -61,6 +63,7 @@ def leaderboard(runs: dict[str, list[Path]], target: Path, resamples: int, seed:
     for row in rows:
         if row["seeds"] > 1:
             row["rel_l2"] = asdict(mean_over_runs(errors[row["run"]]))
+            row["spread"] = spread_of_runs(errors[row["run"]])
     rows.sort(key=lambda r: (r["rel_l2"]["value"] is None, r["rel_l2"]["value"] or 0.0))
     _compare_all([r for r in rows if r["rel_l2"]["value"] is not None], errors, resamples, seed)
     alike = len({(r["rollout"] or {}).get("reference_steps") for found in reports.values() for r in found}) == 1
@@ -196,6 +199,7 @@ def _row(name: str, reports: list[dict[str, Any]]) -> dict[str, Any]:
         "parameters": first["parameters"],
         "training_seconds": float(np.mean(seconds)) if seconds else None,
         "rel_l2": metric("rel_l2")[0],
+        "spread": None,
         "difference": None,
         "verdict": "undefined",
         "stability": _worst([r["rollout"]["verdict"] for r in reports if r["rollout"]], STABILITY),
@@ -231,12 +235,13 @@ def cells(row: dict[str, Any], rank: int) -> dict[str, str]:
     error = row["rel_l2"]
     return {
         "rank": str(rank),
-        "run": row["run"] + (f" ({row['seeds']} seeds)" if row["seeds"] > 1 else ""),
+        "run": row["run"] + _seeds(row["seeds"]),
         "model": row["model"],
         "parameters": f"{row['parameters']:,}",
         "training_seconds": "-" if seconds is None else f"{seconds:.0f}",
         "rel_l2": verdicts.percent(error["value"]),
         "interval": verdicts.interval(error).removeprefix("95% interval ").replace(" to ", " - "),
+        "spread": "-" if row["spread"] is None else verdicts.percent(row["spread"]),
         "verdict": row["verdict"],
         "stability": row["stability"] or "-",
         "correlation_time": time("correlation_time"),
@@ -244,6 +249,12 @@ def cells(row: dict[str, Any], rank: int) -> dict[str, str]:
         "resolution": grids,
         "speed": row["speed"] or "-",
     }
+
+
+def _seeds(count: int) -> str:
+    if count == 1:
+        return ""
+    return f" ({count} seeds{', preliminary' if count < ENOUGH_RUNS else ''})"
 
 
 def shown_columns(rows: list[dict[str, str]]) -> list[str]:
@@ -297,24 +308,13 @@ def show(content: dict[str, Any]) -> None:
 
 
 LEAST_NEEDED = (
-    "training_seconds", "parameters", "divergence_time", "resolution", "model", "speed", "correlation_time", "interval"
+    "training_seconds", "parameters", "divergence_time", "resolution", "model", "speed", "spread", "correlation_time",
+    "interval",
 )  # fmt: skip
 """Columns that give way on a narrow terminal, in this order."""
 
 
 def _html(content: dict[str, Any]) -> str:
-    import base64
-    import hashlib
-
-    import jinja2
-
-    style = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
     rows = [cells(row, i) for i, row in enumerate(content["runs"], 1)]
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("opkit.evaluation", ""), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    return environment.get_template("leaderboard.html.j2").render(
-        content=content, rows=rows, columns={n: COLUMNS[n] for n in shown_columns(rows)}, style=style,
-        text=summary(content), policy=f"default-src 'none'; style-src 'sha256-{digest}'",
-    )  # fmt: skip
+    columns = {name: COLUMNS[name] for name in shown_columns(rows)}
+    return render_page("leaderboard.html.j2", content=content, rows=rows, columns=columns, text=summary(content))

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from opkit.errors import ConfigError, SolverError
-from opkit.evaluation.figures import INK, Picture, render
+from opkit.evaluation.figures import INK, Picture, legend, render
 from opkit.evaluation.jacobian import (
     INVARIANT,
     LEVELS,
@@ -758,7 +758,7 @@ def gain_picture(record: dict[str, Any]) -> Picture:
         axis.set_ylabel(f"growth in a step of {record['time']:g}")
         axis.grid(alpha=0.25)
         if axis.lines[:-1]:
-            axis.legend(frameon=False, fontsize=9)
+            legend(axis, 2)
 
     return render(draw, 6.4, 4.2)
 

@@ -27,6 +27,7 @@ fed its own output, for as many steps as the data have. Its frames then count as
 is one ratio per trajectory. How it fares beyond that is `opkit.evaluation.rollout`'s.
 """
 
+import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -55,6 +56,9 @@ QUICK_FINE = 50
 """Samples on finer grids at most, in a quick evaluation: on them a network takes its time."""
 MOST_POINTS = 2**28
 """Numbers in a sample on the finest grid: two gigabytes in double precision, and a solver holds several of them."""
+
+LEAST = 1e-12
+"""Of the training data's root mean square: round-off. What is smaller has no relative error."""
 
 FEW = 8
 """Samples for what is not averaged over the whole test set."""
@@ -158,12 +162,14 @@ class Training:
         bounds: What no sane prediction leaves.
         climate: Mean state over all frames, `(c, *x)`.
         deviation: Standard deviation of each channel over samples, frames and points, `(c,)`.
+        least: Root mean square below which a field has no size that errors could be compared with.
     """
 
     mean: Tensor
     bounds: Bounds
     climate: Tensor
     deviation: Tensor
+    least: float
 
 
 def horizon(pde: PDE, stepping: Stepping) -> int | None:
@@ -246,28 +252,26 @@ def measure(
             advance(len(inputs[rows]))
         prediction = torch.cat(predictions)
         coarse = Grids(pde.resolution)
-        deviation = None if steps is None else training.deviation.repeat(steps)
-        coefficient = pde.energy_coefficient(inputs)
         candidates = {"surrogate": prediction, "mean": mean.expand_as(truth)}
         if steps is not None:
             last = inputs[:, (history - 1) * len(pde.outputs) : history * len(pde.outputs)]
             candidates["persistence"] = last.repeat(1, steps, *(1 for _ in pde.grid.shape))
             for name in ("surrogate", "persistence"):
-                coarse.steps[name] = _step_errors(candidates[name], truth, pde.grid, steps)
+                coarse.steps[name] = _step_errors(candidates[name], truth, pde.grid, steps, training.least)
                 coarse.correlations[name] = _correlations(candidates[name], truth, pde.grid, steps)
             climate = training.climate.repeat(steps, *(1 for _ in pde.grid.shape)).expand_as(truth)
-            coarse.steps["climate"] = _step_errors(climate, truth, pde.grid, steps)
-        true_energy, energies = metrics.mode_energy(truth, pde.grid), {}
+            coarse.steps["climate"] = _step_errors(climate, truth, pde.grid, steps, training.least)
+        known = _Truth(truth, pde.grid, training, steps, pde.energy_coefficient(inputs))
+        energies = {}
         for name, values in candidates.items():
-            coarse.errors[name], energies[name] = _errors(values, truth, pde.grid, deviation, coefficient, true_energy)
+            coarse.errors[name], energies[name] = known.errors(values)
         if solved is not None:
-            few_of_them = None if coefficient is None else coefficient[:n]
-            coarse.errors["solver"], _ = _errors(solved, truth[:n], pde.grid, deviation, few_of_them, true_energy[:n])
+            coarse.errors["solver"], _ = known.first(n).errors(solved)
         last_frame = slice(-len(pde.outputs), None)
         waves = surrogate.model.operator.highest_waves if isinstance(surrogate, Surrogate) else None
         coarse.bands = bands_of(prediction[:, last_frame], truth[:, last_frame], pde.grid, waves)
         own = prediction[:n] - truth[:n]
-        resolved, _, wall = _split(energies["surrogate"][:n], own, truth[:n], pde.grid, pde.grid)
+        resolved, _, wall = known.first(n).split(own, energies["surrogate"][:n], pde.grid)
         coarse.scales = {"resolved": resolved, "wall": wall}
         _watch(coarse, pde, prediction[:n], truth[:n], inputs[:n], training.bounds, history)
         coarse.last = {name: energy[0] for name, energy in coarse.last.items()}
@@ -279,21 +283,22 @@ def measure(
             parts = []
             for rows in _batches(n, grid, steps):
                 a, u = (source.grid.resample(v[rows], grid, "strided") for v in fine_data[source])
-                known = {"interpolation": prediction[:n][rows], "oracle": truth[:n][rows]}
+                given = {"interpolation": prediction[:n][rows], "oracle": truth[:n][rows]}
                 if solved is not None:
-                    known["solver"] = solved[rows]
+                    given["solver"] = solved[rows]
                 own = _predict(surrogate, a, steps, training.bounds)
-                weight = pde.energy_coefficient(a)
-                parts.append(_fine(own, u, known, mean, pde.grid, grid, steps, deviation, weight))
+                there = _Truth(u, grid, training, steps, pde.energy_coefficient(a))
+                parts.append(_fine(own, there, given, mean, pde.grid, steps))
                 _watch(parts[-1], pde.on(r), own, u, a, training.bounds, history)
                 advance(len(a))
             fine.append(_join(r, parts))
     with progress("probe", 1, "surrogate") as advance:
-        found = _probe(surrogate, pde, inputs[:n], [coarse, *fine], stores, fine_data, steps, history)
+        found = _probe(surrogate, pde, inputs[:n], [coarse, *fine], stores, fine_data, steps, history, training)
         advance(1)
 
-    errors = torch.nan_to_num(coarse.errors["surrogate"]["rel_l2"], nan=torch.inf)
-    order = torch.argsort(errors).tolist()
+    errors = coarse.errors["surrogate"]["rel_l2"]
+    order = torch.argsort(errors).tolist()  # NaN last
+    order = order[: int((~torch.isnan(errors)).sum())] or order
     chosen = {"best": order[0], "median": order[len(order) // 2], "worst": order[-1]}
     shown = slice((history - 1) * len(pde.outputs), None)  # the last frame given, and constant channels
     final = slice(-len(pde.outputs), None)
@@ -305,7 +310,9 @@ def measure(
     if steps is None:
         checks = {name: pde.checks(inputs, values) for name, values in (("surrogate", prediction), ("truth", truth))}
     else:
-        rollout = measure_rollout(surrogate, pde, data, evaluation, training.climate, training.bounds, workers)
+        rollout = measure_rollout(
+            surrogate, pde, data, evaluation, training.climate, training.bounds, workers, training.least
+        )
         keys["rollout"] = rollout.key
     labels = test_set.label_error(data.test)
     return Measured(coarse, fine, samples, keys, labels, inputs, truth, prediction, checks, found, rollout)
@@ -346,7 +353,7 @@ def _coarse_solver(pde: PDE, inputs: Tensor, steps: int | None, history: int) ->
 
 def _probe(
     surrogate: Surrogate, pde: PDE, inputs: Tensor, all_grids: list[Grids], stores: dict[PDE, Dataset],
-    data: dict[PDE, tuple[Tensor, Tensor]], steps: int | None, history: int,
+    data: dict[PDE, tuple[Tensor, Tensor]], steps: int | None, history: int, training: Training,
 ) -> Tensor:  # fmt: skip
     """Fill in what `opkit.evaluation.resolution` measures on each grid, the training grid first, and return the changes
     between refinements of that one."""
@@ -364,7 +371,7 @@ def _probe(
         a, u = data[finest]
         a, u = restricted(finest, a[:FEW], u[:FEW], problem.grid)
         prediction = _predict(surrogate, a.to(inputs.dtype), steps)
-        figures.filtered = metrics.rel_l2(prediction, u.to(prediction), problem.grid)
+        figures.filtered = metrics.rel_l2(prediction, u.to(prediction), problem.grid, training.least)
         if problem != pde:
             source = problem if problem in data else finest
             a = source.grid.resample(data[source][0][:SOLVED], problem.grid, "strided")
@@ -387,9 +394,9 @@ def _watch(out: Grids, pde: PDE, states: Tensor, truth: Tensor, inputs: Tensor, 
         out.last[name] = energy.mean(0, keepdim=True).expand(len(truth), -1)
 
 
-def _step_errors(prediction: Tensor, truth: Tensor, grid: Grid, steps: int) -> Tensor:
+def _step_errors(prediction: Tensor, truth: Tensor, grid: Grid, steps: int, least: float) -> Tensor:
     frames = zip(prediction.chunk(steps, 1), truth.chunk(steps, 1), strict=True)
-    return torch.stack([metrics.rel_l2(p, u, grid) for p, u in frames], 1)
+    return torch.stack([metrics.rel_l2(p, u, grid, least) for p, u in frames], 1)
 
 
 def _correlations(prediction: Tensor, truth: Tensor, grid: Grid, steps: int) -> Tensor:
@@ -410,7 +417,8 @@ def training_statistics(pde: PDE, data: Data, history: int, workers: int | None)
     level = frames.mean(apart, keepdim=True, dtype=torch.float64).to(frames)
     deviation = (frames - level).square().mean(apart, dtype=torch.float64).sqrt()
     bounds = Bounds(FAR * float(sizes.max()), FAR * float(targets.abs().max()))
-    return Training(mean, bounds, mean.unflatten(0, (-1, len(pde.outputs))).mean(0), deviation)
+    climate = mean.unflatten(0, (-1, len(pde.outputs))).mean(0)
+    return Training(mean, bounds, climate, deviation, LEAST * float(sizes.double().square().mean().sqrt()))
 
 
 def _batches(n: int, grid: Grid, steps: int | None) -> Iterator[slice]:
@@ -419,36 +427,65 @@ def _batches(n: int, grid: Grid, steps: int | None) -> Iterator[slice]:
         yield slice(start, min(n, start + size))
 
 
-def _errors(
-    prediction: Tensor,
-    truth: Tensor,
-    grid: Grid,
-    deviation: Tensor | None,
-    coefficient: Tensor | None,
-    true_energy: Tensor,
-) -> tuple[dict[str, Tensor], Tensor]:
-    """Each of the `ERRORS`, and where there is a scale per channel or an energy coefficient, what needs it; and the
-    error's energy by wave, which as the truth's is worked out once: on fine grids it takes longest."""
-    finite = torch.isfinite(prediction).flatten(1).all(1)  # what is not has no error in any norm
-    inside = torch.where(finite.view(-1, *(1 for _ in prediction.shape[1:])), prediction, 0.0)
-    energy = metrics.mode_energy(inside.double() - truth.double(), grid)
-    bands = (metrics.energy_in_bands(energy, grid) / (truth.shape[1] * math.prod(grid.lengths))).sqrt()
-    found = {
-        "rel_l2": metrics.rel_l2(inside, truth, grid),
-        "rel_h1": metrics.rel_h1(inside, truth, grid),
-        "rel_hminus1": metrics.ratio(*(metrics.hminus1_of_energy(e, grid) for e in (energy, true_energy))),
-        "nrmse": metrics.nrmse(inside, truth, grid),
-        "vrmse": metrics.vrmse(inside, truth, grid),
-        "rel_linf": metrics.rel_linf(inside, truth),
-        "max_error": metrics.max_error(inside, truth),
-        **{f"rmse_{name}": band for name, band in zip(metrics.BANDS, bands, strict=True)},
-    }
-    if coefficient is not None:
-        found["rel_energy"] = metrics.rel_energy(inside, truth, grid, coefficient)
-    if deviation is not None:
-        found["srmse"] = metrics.srmse(inside, truth, deviation, grid)
-    energy = torch.where(finite.view(-1, *(1 for _ in grid.shape)), energy, torch.nan)
-    return {name: torch.where(finite, values, torch.inf) for name, values in found.items()}, energy
+class _Truth:
+    """True fields on a grid, and what errors are divided by, worked out once: on fine grids it takes longest.
+
+    Args:
+        values: The fields, `(n, c, *x)`.
+        grid: Where they are.
+        training: What sizes are compared with.
+        steps: Frames that stand as channels; None where the equation is steady.
+        coefficient: Of the energy norm, `(n, 1, *x)`, where there is one.
+    """
+
+    def __init__(self, values: Tensor, grid: Grid, training: Training, steps: int | None, coefficient: Tensor | None):
+        self.values, self.grid, self.coefficient = values, grid, coefficient
+        self.deviation = None if steps is None else training.deviation.repeat(steps)
+        self.energy = metrics.mode_energy(values, grid)
+        self.sized = metrics.has_size(values, grid, training.least)
+
+    def first(self, n: int) -> "_Truth":
+        few = copy.copy(self)
+        few.values, few.energy, few.sized = self.values[:n], self.energy[:n], self.sized[:n]
+        few.coefficient = None if self.coefficient is None else self.coefficient[:n]
+        return few
+
+    def errors(self, prediction: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Each of the `ERRORS`, with `srmse` or `rel_energy` where they have a meaning, and the error's energy by wave.
+
+        Relative ones are NaN where the truth has no size; all are infinite where the prediction is not finite.
+        """
+        truth, grid = self.values, self.grid
+        finite = torch.isfinite(prediction).flatten(1).all(1)  # what is not has no error in any norm
+        inside = torch.where(finite.view(-1, *(1 for _ in prediction.shape[1:])), prediction, 0.0)
+        energy = metrics.mode_energy(inside.double() - truth.double(), grid)
+        relative = {
+            "rel_l2": metrics.rel_l2(inside, truth, grid),
+            "rel_h1": metrics.rel_h1(inside, truth, grid),
+            "rel_hminus1": metrics.ratio(*(metrics.hminus1_of_energy(e, grid) for e in (energy, self.energy))),
+            "nrmse": metrics.nrmse(inside, truth, grid),
+            "vrmse": metrics.vrmse(inside, truth, grid),
+            "rel_linf": metrics.rel_linf(inside, truth),
+        }
+        if self.coefficient is not None:
+            relative["rel_energy"] = metrics.rel_energy(inside, truth, grid, self.coefficient)
+        found = {name: torch.where(self.sized, values, torch.nan) for name, values in relative.items()}
+        found["max_error"] = metrics.max_error(inside, truth)
+        bands = metrics.rmse_of_energy(energy, truth.shape[1], grid)
+        found |= {f"rmse_{name}": band for name, band in zip(metrics.BANDS, bands, strict=True)}
+        if self.deviation is not None:
+            found["srmse"] = metrics.srmse(inside, truth, self.deviation, grid)
+        energy = torch.where(finite.view(-1, *(1 for _ in grid.shape)), energy, torch.nan)
+        return {name: torch.where(finite, values, torch.inf) for name, values in found.items()}, energy
+
+    def split(self, values: Tensor, energy: Tensor, coarse: Grid) -> tuple[Tensor, Tensor, Tensor]:
+        """Norms of the parts of `values`, of known energy by wave, that `coarse` resolves, does not resolve, and on the
+        walls, over the norm of the truth."""
+        energy = energy.flatten(1)
+        resolved = metrics.resolved_waves(self.grid, coarse).flatten().to(energy.device)
+        scale = torch.where(self.sized, metrics.norm(self.values, self.grid.weights), 0.0)
+        parts = (energy[:, resolved].sum(1), energy[:, ~resolved].sum(1), metrics.wall_energy(values, self.grid))
+        return tuple(metrics.ratio(p.sqrt(), scale) for p in parts)  # type: ignore[return-value]
 
 
 def bands_of(prediction: Tensor, truth: Tensor, grid: Grid, waves: tuple[int, ...] | None) -> list[Band]:
@@ -499,41 +536,31 @@ def _between(low: float, high: float) -> str:
 
 
 def _fine(
-    prediction: Tensor, truth: Tensor, known: dict[str, Tensor], mean: Tensor, coarse: Grid, grid: Grid,
-    steps: int | None, deviation: Tensor | None, coefficient: Tensor | None,
-) -> Grids:  # fmt: skip
+    prediction: Tensor, known: _Truth, given: dict[str, Tensor], mean: Tensor, coarse: Grid, steps: int | None
+) -> Grids:
     """Figures of one batch on one finer grid, given what is known on the training grid, by model."""
+    truth, grid = known.values, known.grid
     method: Method = "spectral" if grid.location == "periodic" else "cubic"
     candidates = {
         "surrogate": prediction,
-        **{name: coarse.resample(values.double(), grid, method) for name, values in known.items()},
+        **{name: coarse.resample(values.double(), grid, method) for name, values in given.items()},
         "mean": coarse.resample(mean.double(), grid, method).expand_as(truth),
     }
-    out, true_energy, energies = Grids(grid.shape[0]), metrics.mode_energy(truth, grid), {}
+    out, energies = Grids(grid.shape[0]), {}
     for name, values in candidates.items():
-        out.errors[name], energies[name] = _errors(values, truth, grid, deviation, coefficient, true_energy)
+        out.errors[name], energies[name] = known.errors(values)
     if steps is not None:
         for name in ("surrogate", "interpolation"):
             out.correlations[name] = _correlations(candidates[name], truth, grid, steps)
     for name in ("surrogate", "interpolation", "oracle"):
-        parts = _split(energies[name], candidates[name].double() - truth.double(), truth, coarse, grid)
+        parts = known.split(candidates[name].double() - truth.double(), energies[name], coarse)
         out.scales |= {f"{name} {part}": v for part, v in zip(("resolved", "unresolved", "wall"), parts, strict=True)}
-    out.scales["truth unresolved"] = _split(true_energy, truth, truth, coarse, grid)[1]
-    for name, energy in {"truth": true_energy, **energies}.items():
+    out.scales["truth unresolved"] = known.split(truth, known.energy, coarse)[1]
+    for name, energy in {"truth": known.energy, **energies}.items():
         if name not in ("mean", "solver"):
             shells = metrics.shell_spectrum(energy, grid)
             out.spectra[name] = shells.mean(0, keepdim=True).expand(len(truth), -1)
     return out
-
-
-def _split(energy: Tensor, values: Tensor, truth: Tensor, coarse: Grid, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
-    """Norms of the parts of `values`, of known energy by wave, that `coarse` resolves, does not resolve, and on the
-    walls, over ||truth||."""
-    energy = energy.flatten(1)
-    resolved = metrics.resolved_waves(grid, coarse).flatten().to(energy.device)
-    scale = metrics.norm(truth, grid.weights)
-    parts = (energy[:, resolved].sum(1), energy[:, ~resolved].sum(1), metrics.wall_energy(values, grid))
-    return tuple(p.sqrt() / scale for p in parts)  # type: ignore[return-value]
 
 
 def _join(resolution: int, parts: list[Grids]) -> Grids:

@@ -1,9 +1,7 @@
 """The report: report.json for machines, CSV tables for analysis, report.html (one file, no network) for people."""
 
-import base64
 import csv
 import dataclasses
-import hashlib
 import json
 import math
 import os
@@ -20,6 +18,7 @@ from opkit.errors import ConfigError
 from opkit.evaluation import figures, rollout_figures, verdicts
 from opkit.evaluation.examples import write_examples
 from opkit.evaluation.figures import Picture
+from opkit.evaluation.pages import data_url, render_page
 from opkit.evaluation.perturbation import (
     PLACES,
     gain_picture,
@@ -408,19 +407,9 @@ def _animations(measured: Measured, surrogate: Surrogate) -> list[dict[str, Any]
         return []
     found = []
     for row, (sample, role) in enumerate(zip(rollout.shown_samples, ("median", "worst"), strict=False)):
-        png, width, height, most = rollout_figures.animation(rollout, surrogate.spec.grid, row)
-        steps = json.dumps(rollout.shown_steps)
-        found.append(
-            {
-                "sample": sample,
-                "role": role,
-                "src": _data_url(png),
-                "width": width,
-                "height": height,
-                "steps": steps,
-                "most": most,
-            }
-        )
+        made = rollout_figures.animation(rollout, surrogate.spec.grid, row)
+        shown = {"sample": sample, "role": role, "steps": json.dumps(rollout.shown_steps), "src": data_url(made.png)}
+        found.append(shown | {name: getattr(made, name) for name in ("width", "height", "low", "high", "most")})
     return found
 
 
@@ -457,35 +446,19 @@ def _largest(values: float | list[float | None] | None) -> str | None:
     return f"{max(known):.3g}" if known else None
 
 
-def _data_url(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()
-
-
-def _digest(text: str) -> str:
-    return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"
-
-
 def _html(
     report: dict[str, Any], pictures: dict[str, Picture], animations: list[dict[str, Any]], surrogate: Surrogate
 ) -> str:
-    import jinja2
-
-    spec, folder = surrogate.spec, Path(__file__).parent
-    style, script = ((folder / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("opkit.evaluation", ""), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters["percent"] = verdicts.percent
-    environment.filters["some"] = verdicts.some
-    environment.filters["short"] = lambda v: "undefined" if v is None else f"{100 * v:.3g}%"
-    environment.filters["number"] = lambda v: "undefined" if v is None else f"{v:.3g}"
+    spec = surrogate.spec
     own = [m for m in report["metrics"] if m["resolution"] == report["training_resolution"]]
     errors = {m["name"] for m in own if m["model"] == "mean"}  # what has baselines to stand beside
     table: dict[str, dict[str, Any]] = {}
     for m in own:
         if m["horizon"] == report["horizon"] and m["name"] in errors and m["name"] != "rel_l2_step":
             table.setdefault(m["name"], {})[m["model"]] = m
-    return environment.get_template("report.html.j2").render(
+    return render_page(
+        "report.html.j2",
+        "report.js",
         report=report,
         table=table,
         questions=verdicts.QUESTIONS,
@@ -495,9 +468,7 @@ def _html(
         training=report["metrics"][0],
         mode=verdicts.MODES[report["resolution_mode"]],
         restriction=verdicts.restriction_text(report["at_training"]),
-        pictures={name: _data_url(picture.png) for name, picture in pictures.items()},
+        pictures={name: data_url(picture.png) for name, picture in pictures.items()},
         animations=animations,
-        style=style,
-        script=script,
-        policy=f"default-src 'none'; img-src data:; style-src {_digest(style)}; script-src {_digest(script)}",
+        bars=[data_url(bar) for bar in rollout_figures.colour_bars()] if animations else [],
     )

@@ -214,6 +214,7 @@ def measure_rollout(
     climate: Tensor,
     bounds: Bounds,
     workers: int | None = None,
+    least: float = 0.0,
 ) -> Rollout:
     """Roll a surrogate out and measure it; makes the trajectories it lacks.
 
@@ -225,6 +226,7 @@ def measure_rollout(
         climate: Mean state of the training data, `(c, *x)`.
         bounds: What the training data stay within.
         workers: Processes for trajectories still to be made.
+        least: Root mean square of a true frame below which it has no relative error.
 
     Raises:
         ConfigError: The reference is shorter than one step.
@@ -237,7 +239,7 @@ def measure_rollout(
     n = min(evaluation.rollouts, data.test)
     stored = ensure(problem, "test", n, data.seed, workers)
     with progress("roll out", steps, "steps") as advance:
-        out = _Recorder(pde, n, reference, trained, history, climate, bounds, stored.key)
+        out = _Recorder(pde, n, reference, trained, history, climate, bounds, stored.key, least)
         for truth in _frames(stored, n):
             if not out.ready:
                 out.give(truth)
@@ -319,10 +321,11 @@ class _Recorder:
     """The state of a rollout of n trajectories, and all that was measured of it so far."""
 
     def __init__(
-        self, pde: PDE, n: int, reference: int, trained: int, history: int, climate: Tensor, bounds: Bounds, key: str
-    ):
+        self, pde: PDE, n: int, reference: int, trained: int, history: int, climate: Tensor, bounds: Bounds, key: str,
+        least: float,
+    ):  # fmt: skip
         self.pde, self.n, self.reference, self.trained, self.history = pde, n, reference, trained, history
-        self.climate, self.bounds, self.key = climate.double(), bounds, key
+        self.climate, self.bounds, self.key, self.least = climate.double(), bounds, key, least
         self.given: list[Tensor] = []
         self.step = 0
         self.alive = torch.ones(n, dtype=torch.bool)
@@ -407,7 +410,7 @@ class _Recorder:
         if i == 0:
             self.first_error = state.double() - truth
         for name, values in candidates.items():
-            error = metrics.rel_l2(values.to(truth), truth, grid)
+            error = metrics.rel_l2(values.to(truth), truth, grid, self.least)
             self.errors[name][:, i] = torch.where(alive, error, torch.inf) if name == "surrogate" else error
         for name, curve in self.correlations.items():
             found = metrics.correlation(candidates[name][:, None], truth[:, None], grid)[:, 0]

@@ -1,11 +1,12 @@
 """Pictures of a long rollout, from its section of report.json, and frames to scrub through."""
 
 import io
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from opkit.evaluation.figures import INK, LABEL, Picture, render
+from opkit.evaluation.figures import INK, LABEL, Picture, legend, render
 from opkit.evaluation.rollout import Rollout
 from opkit.grid import Grid
 
@@ -20,11 +21,7 @@ def _values(curve: list[float | None]) -> np.ndarray:
 
 def _trained(axis: Any, section: dict[str, Any], dt: float) -> None:
     """Where the training trajectories end."""
-    axis.axvline(section["trained_steps"] * dt, color="#999999", lw=1, ls=":", zorder=0)
-    axis.annotate(
-        "trained up to here", (section["trained_steps"] * dt, 0.99), xycoords=("data", "axes fraction"), rotation=90,
-        va="top", ha="right", fontsize=8, color="#666666",
-    )  # fmt: skip
+    axis.axvline(section["trained_steps"] * dt, color="#777777", lw=1.2, ls=":", zorder=0, label="trained up to here")
 
 
 def error_fan(section: dict[str, Any]) -> Picture:
@@ -53,7 +50,7 @@ def error_fan(section: dict[str, Any]) -> Picture:
         axis.set_xlabel("time")
         axis.set_ylabel("relative L2 error of the frame")
         axis.grid(alpha=0.25)
-        axis.legend(frameon=False, fontsize=9, loc="lower right")
+        legend(axis, 3)
 
     return render(draw, 6.4, 4.2)
 
@@ -77,7 +74,7 @@ def correlation_and_survival(section: dict[str, Any]) -> Picture:
         left.set_xlabel("time")
         left.set_ylabel("correlation with the truth")
         _trained(left, section, dt)
-        left.legend(frameon=False, fontsize=9, loc="lower left")
+        legend(left, 2)
         names = {
             "correlation_time": ("correlation above 0.8", COLOURS[0], section["reference_steps"]),
             "valid_time": ("error below 0.4 of the flow's size", COLOURS[1], section["reference_steps"]),
@@ -94,7 +91,7 @@ def correlation_and_survival(section: dict[str, Any]) -> Picture:
         right.set_xlabel("time")
         right.set_ylabel("share of trajectories (Kaplan-Meier)")
         _trained(right, section, dt)
-        right.legend(frameon=False, fontsize=9, loc="lower left")
+        legend(right, 2)
         for axis in (left, right):
             axis.grid(alpha=0.25)
 
@@ -116,12 +113,12 @@ def spectra_over_time(section: dict[str, Any]) -> Picture:
                 label = f"step {step}" if model == "truth" else None
                 axis.loglog(k, np.where(energy > 0, energy, np.nan), style, color=colour, lw=1.5, label=label)
                 top = max(top, float(np.nanmax(energy, initial=0.0)) if model == "truth" else top)
-        axis.plot([], [], "--", color="#555555", label="surrogate (dashed)")
+        axis.plot([], [], "--", color="#555555", label="surrogate")
         axis.set_ylim(bottom=max(top * 1e-14, 1e-30))
         axis.set_xlabel("wavenumber")
         axis.set_ylabel("mean energy per shell")
         axis.grid(alpha=0.25)
-        axis.legend(frameon=False, fontsize=9)
+        legend(axis, 5)
 
     return render(draw, 6.4, 4.2)
 
@@ -143,17 +140,35 @@ def drift(section: dict[str, Any]) -> Picture:
             axis.set_title(name, fontsize=10)
             axis.set_xlabel("time")
             axis.grid(alpha=0.25)
-        axes[0].legend(frameon=False, fontsize=9)
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, frameon=False, fontsize=9, loc="outside upper left", ncols=3)
 
-    return render(draw, 3.8 * len(names), 3.2)
+    return render(draw, 3.8 * len(names), 3.4)
 
 
-def animation(rollout: Rollout, grid: Grid, row: int) -> tuple[bytes, int, int, float]:
+@dataclass
+class Animation:
     """All shown frames of one trajectory in one PNG, below each other: truth, prediction and error side by side.
 
-    Returns:
-        The PNG, width and height of one frame in pixels, and the error at which colours or axes end.
+    Args:
+        png: The picture.
+        width: Of one frame in pixels.
+        height: Likewise.
+        low: Least value of the truth, where colours begin.
+        high: Its largest, where they end.
+        most: Error at which its colours or axes end.
     """
+
+    png: bytes
+    width: int
+    height: int
+    low: float
+    high: float
+    most: float
+
+
+def animation(rollout: Rollout, grid: Grid, row: int) -> Animation:
+    """Of one of the trajectories shown."""
     truth, own = (rollout.shown[m][row].numpy() for m in ("truth", "surrogate"))
     from PIL import Image
 
@@ -168,7 +183,20 @@ def animation(rollout: Rollout, grid: Grid, row: int) -> tuple[bytes, int, int, 
         image.putpalette(_palette().tobytes())
     buffer = io.BytesIO()
     image.save(buffer, "png", optimize=True)
-    return buffer.getvalue(), frames[0].shape[1], frames[0].shape[0], most
+    height, width = frames[0].shape[:2]
+    return Animation(buffer.getvalue(), width, height, float(truth.min()), float(truth.max()), most)
+
+
+def colour_bars() -> tuple[bytes, bytes]:
+    """The colours of fields and of errors, from least to largest, as PNG."""
+    from PIL import Image
+
+    bars = []
+    for colours in (_palette()[:128], _palette()[128:255]):
+        buffer = io.BytesIO()
+        Image.fromarray(np.ascontiguousarray(np.broadcast_to(colours, (8, *colours.shape)))).save(buffer, "png")
+        bars.append(buffer.getvalue())
+    return bars[0], bars[1]
 
 
 def _palette() -> np.ndarray:
@@ -218,12 +246,11 @@ def _line_frames(truth: np.ndarray, own: np.ndarray, grid: Grid, most: float) ->
     span = float(np.abs(truth).max()) * 1.15 or 1.0
     (line,) = left.plot(x, truth[0], color=INK["truth"], lw=1.6, label="truth")
     (dashed,) = left.plot(x, own[0], color=INK["surrogate"], lw=1.6, ls="--", label="prediction")
-    (error,) = right.plot(x, own[0] - truth[0], color=INK["interpolation"], lw=1.2)
+    (error,) = right.plot(x, own[0] - truth[0], color=INK["interpolation"], lw=1.2, label="error")
     left.set_ylim(-span, span)
     right.set_ylim(-1.05 * most, 1.05 * most)
-    left.legend(frameon=False, fontsize=8, loc="upper right")
-    right.set_title("error", fontsize=9)
-    left.set_title("field", fontsize=9)
+    legend(left, 2)
+    legend(right, 1)
     frames = []
     for u, p in zip(truth, own, strict=True):
         line.set_ydata(u)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from opkit import metrics
 from opkit.errors import OpkitError
-from opkit.evaluation.figures import Picture, render
+from opkit.evaluation.figures import Picture, legend, render
 from opkit.evaluation.records import Record, Records
 from opkit.evaluation.verdicts import percent
 from opkit.generate import ensure
@@ -100,7 +100,7 @@ def measure_shifts(
                 own = surrogate(inputs[rows]) if steps is None else surrogate.rollout(inputs[rows], steps).flatten(1, 2)
                 parts.append(metrics.rel_l2(own, u, grid))
                 advance(len(rows))
-        found.append(Shifted(shift, torch.nan_to_num(torch.cat(parts), nan=torch.inf), errors[:n], None, stored.key))
+        found.append(Shifted(shift, torch.cat(parts), errors[:n], None, stored.key))
     return found
 
 
@@ -182,6 +182,6 @@ def shift_picture(section: Record) -> Picture:
         axis.set_ylabel("relative L2 error")
         axis.grid(alpha=0.25)
         if kinds:
-            axis.legend(frameon=False, fontsize=9)
+            legend(axis, 3)
 
     return render(draw, 6.4, 4.2)

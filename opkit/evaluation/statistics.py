@@ -24,7 +24,8 @@ Statistic = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its 95% interval; what cannot be had is None, and `reason` says why."""
+    """A mean with its 95% interval over `n` samples; what cannot be had is None, and `reason` says why. Beside them are
+    `n_degenerate` samples without a figure, as their truth has no size to compare with."""
 
     value: float | None
     ci_low: float | None
@@ -35,23 +36,29 @@ class Estimate:
     geometric_mean: float | None = None
     p90: float | None = None
     reason: str | None = None
+    n_degenerate: int = 0
 
 
 def mean_with_interval(values: Tensor | np.ndarray, resamples: int, seed: int) -> Estimate:
     """Mean of one number per sample, with its interval.
 
     Args:
-        values: `(n,)`. Values that are not finite make the mean undefined; they are counted, not dropped. The median
-            and the ninth decile stand as long as they fall on finite ones.
+        values: `(n,)`. NaN is a sample without a figure, left out and counted. Infinite ones, as of samples that
+            diverged, make the mean undefined; median and ninth decile stand as long as they fall on finite ones.
         resamples: Bootstrap resamples.
         seed: Seed of the bootstrap.
     """
     array = np.asarray(values, dtype=np.float64)
+    count = len(array)
+    array = array[~np.isnan(array)]
+    missing = count - len(array)
+    if not len(array):
+        return Estimate(None, None, None, 0, reason=f"undefined for {count} of {count} samples", n_degenerate=missing)
     ranked = np.where(np.isfinite(array), array, np.inf)
     median, p90 = (float(v) if np.isfinite(v) else None for v in np.quantile(ranked, [0.5, 0.9], method="higher"))
     if bad := int((~np.isfinite(array)).sum()):
-        reason = f"undefined for {bad} of {len(array)} samples"
-        return Estimate(None, None, None, len(array), median=median, p90=p90, reason=reason)
+        reason = f"not finite for {bad} of {len(array)} samples"
+        return Estimate(None, None, None, len(array), median=median, p90=p90, reason=reason, n_degenerate=missing)
     low, upper, why = _bca(array[None], lambda means: means[..., 0], resamples, seed)
     return Estimate(
         value=float(array.mean()),
@@ -63,6 +70,7 @@ def mean_with_interval(values: Tensor | np.ndarray, resamples: int, seed: int) -
         geometric_mean=float(np.exp(np.log(array).mean())) if (array > 0).all() else None,
         p90=p90,
         reason=why,
+        n_degenerate=missing,
     )
 
 
@@ -73,15 +81,18 @@ def gain_with_interval(own: Tensor | np.ndarray, other: Tensor | np.ndarray, res
     on which the other error happens to be tiny.
     """
     pair = np.stack([np.asarray(own, dtype=np.float64), np.asarray(other, dtype=np.float64)])
+    missing = np.isnan(pair).any(0)
+    pair, without = pair[:, ~missing], int(missing.sum())
     n = pair.shape[1]
-    if not np.isfinite(pair).all() or not pair[1].mean() > 0:
-        return Estimate(None, None, None, n, reason="an error is undefined, or the other is zero")
+    if not n or not np.isfinite(pair).all() or not pair[1].mean() > 0:
+        why = "an error is undefined, or the other is zero"
+        return Estimate(None, None, None, n, reason=why, n_degenerate=without)
 
     def statistic(means: np.ndarray) -> np.ndarray:
         return 1 - (means[..., 0] / means[..., 1]) ** 2
 
     low, upper, reason = _bca(pair, statistic, resamples, seed)
-    return Estimate(float(statistic(pair.mean(1))), low, upper, n, reason=reason)
+    return Estimate(float(statistic(pair.mean(1))), low, upper, n, reason=reason, n_degenerate=without)
 
 
 FEWEST = 5
@@ -271,7 +282,8 @@ def holm(p: list[float]) -> list[float]:
 
 
 def compare_runs(own: np.ndarray, other: np.ndarray, resamples: int, seed: int) -> Comparison:
-    """Difference of the mean errors of two configurations, `(runs, n)` on the same samples.
+    """Difference of the mean errors of two configurations, `(runs, n)` on the same samples; one that is NaN in all runs
+    of both is left out.
 
     With three runs of both, what another run or other samples would have given is part of its uncertainty, see
     `_between_runs`, and p the level at which the interval would just reach zero. With fewer the weights themselves are
@@ -282,6 +294,8 @@ def compare_runs(own: np.ndarray, other: np.ndarray, resamples: int, seed: int) 
     """
     from scipy.optimize import brentq
 
+    defined = ~(np.isnan(own).all(0) & np.isnan(other).all(0)) if own.shape[1] == other.shape[1] else slice(None)
+    own, other = own[:, defined], other[:, defined]
     if min(len(own), len(other)) < RUNS or own.shape[1] != other.shape[1] or own.shape[1] < 2:
         return compare(own.mean(0), other.mean(0), resamples, seed)
     apart = own.mean(0) - other.mean(0)
@@ -298,6 +312,8 @@ def compare_runs(own: np.ndarray, other: np.ndarray, resamples: int, seed: int) 
 
 RUNS = 3
 """Fewer say nothing of how runs differ."""
+ENOUGH_RUNS = 5
+"""Figures of fewer are called preliminary."""
 
 
 def mean_over_runs(values: np.ndarray) -> Estimate:
@@ -306,12 +322,19 @@ def mean_over_runs(values: np.ndarray) -> Estimate:
     Both are draws, see `_between_runs`: with the mean squares M of a two-way layout of R runs and n samples, the parts
     of the mean's variance are M_runs / (R n) and (M_samples - M_rest) / (R n) (Searle, Casella and McCulloch, "Variance
     Components", 1992). Resampling a handful of runs would understate how they differ. Fewer than three: no interval.
+    Samples that are NaN in every run have no figure, and are left out and counted.
     """
+    defined = ~np.isnan(values).all(0)
+    if not defined.any():
+        why = f"undefined for {len(defined)} of {len(defined)} samples"
+        return Estimate(None, None, None, 0, reason=why, n_degenerate=len(defined))
+    values, missing = values[:, defined], int((~defined).sum())
     count, n = values.shape
     if bad := int((~np.isfinite(values)).sum()):
-        return Estimate(None, None, None, n, reason=f"undefined for {bad} of {values.size} samples")
+        why = f"not finite for {bad} of {values.size} samples"
+        return Estimate(None, None, None, n, reason=why, n_degenerate=missing)
     value = float(values.mean())
-    rest: dict[str, Any] = {"median": float(np.median(values)), "maximum": float(values.max())}
+    rest: dict[str, Any] = {"median": float(np.median(values)), "maximum": float(values.max()), "n_degenerate": missing}
     if count < RUNS or n < 2:
         why = f"{count} runs; an interval over runs needs three" if count < RUNS else "one sample has no interval"
         return Estimate(value, None, None, n, **rest, reason=why)
@@ -319,6 +342,12 @@ def mean_over_runs(values: np.ndarray) -> Estimate:
     alone = max(0.0, squares.samples - squares.rest)
     half = _between_runs([(squares.runs / values.size, count - 1)], (alone / values.size, n - 1))(0.05)
     return Estimate(value, value - half, value + half, n, **rest)
+
+
+def spread_of_runs(values: np.ndarray) -> float | None:
+    """Standard deviation (n - 1) of the means of runs over samples, `(runs, n)`; None where one has no mean."""
+    means = values[:, ~np.isnan(values).all(0)].mean(1)
+    return float(means.std(ddof=1)) if len(means) > 1 and np.isfinite(means).all() else None
 
 
 class _Squares(NamedTuple):

@@ -140,9 +140,12 @@ def accuracy_text(
     if len(steps) > 1:
         path = f"; {percent(steps[0]['value'])} after the first step, {percent(steps[-1]['value'])} after the last"
     useless = is_useless(error, baselines)
+    without = ""
+    if zero := error["n_degenerate"]:
+        without = f", without {zero} whose truth is zero but for round-off, and has no relative error"
     return (
         f"On {grid}, the training grid, the relative L2 error{over} is {percent(error['value'])} "
-        f"({interval(error)}, {some(error['n'], 'test sample')}{path}){compared}."
+        f"({interval(error)}, {some(error['n'], 'test sample')}{without}{path}){compared}."
         f"{' It knows nothing that these do not: do not use this surrogate.' if useless else ''}"
     )
 

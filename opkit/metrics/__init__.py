@@ -6,7 +6,7 @@ trajectories    how long a rollout is right, when it fails, how fast its error g
 compat          the same under other projects' definitions
 
 Fields are in physical units, sums in float64. No epsilon hides a vanishing denominator: such a sample yields NaN, which
-the evaluator counts and reports. Averages over samples are the caller's: a mean of ratios, never a ratio of means.
+the evaluator leaves out and counts. Averages over samples are the caller's: a mean of ratios, never a ratio of means.
 """
 
 from opkit.metrics import compat
@@ -14,6 +14,7 @@ from opkit.metrics.pointwise import (
     difference,
     gradient_square,
     h1_seminorm,
+    has_size,
     max_error,
     norm,
     nrmse,
@@ -56,6 +57,7 @@ from opkit.metrics.waves import (
     rel_hminus1,
     resolved_waves,
     rmse_bands,
+    rmse_of_energy,
     shell_spectrum,
     shells,
     wall_energy,
@@ -67,9 +69,9 @@ from opkit.metrics.waves import (
 __all__ = [
     "BANDS", "LEAVES", "Bands", "Bounds", "Events", "Growth", "band_amplitude", "band_errors", "band_masks",
     "band_rel", "compat", "correlation", "correlation_time", "difference", "energy_in_bands", "first_crossing",
-    "gradient_square", "growth_rate", "h1_seminorm", "hminus1_norm", "hminus1_of_energy", "leaving",
-    "log_spectral_distance", "max_error", "mode_energy", "norm", "nrmse", "nyquist_bands", "phase_error", "power_law",
-    "ratio", "rel_energy", "rel_h1", "rel_hminus1", "rel_l2", "rel_linf", "resolved_waves", "rmse_bands",
-    "shell_spectrum", "shells", "space_mean", "srmse", "valid_time", "vrmse", "wall_energy", "wave_numbers",
-    "wave_squares", "waves_square",
+    "gradient_square", "growth_rate", "h1_seminorm", "has_size", "hminus1_norm", "hminus1_of_energy", "leaving",
+    "log_spectral_distance", "max_error", "mode_energy", "norm", "nrmse", "nyquist_bands", "phase_error",
+    "power_law", "ratio", "rel_energy", "rel_h1", "rel_hminus1", "rel_l2", "rel_linf", "resolved_waves",
+    "rmse_bands", "rmse_of_energy", "shell_spectrum", "shells", "space_mean", "srmse", "valid_time", "vrmse",
+    "wall_energy", "wave_numbers", "wave_squares", "waves_square",
 ]  # fmt: skip

@@ -11,14 +11,15 @@ With quadrature weights w_j, ||v||^2 = sum_j w_j |v_j|^2, e = prediction - truth
     vrmse        (<e^2> / <(u - <u>)^2>)^1/2                         likewise; 1 is what predicting the mean gives
     srmse        <e^2>^1/2 / s, s given per channel                  likewise; for fields that decay
 
-Frames of a trajectory may stand as channels: jointly for `rel_l2`, averaged for the others.
+Frames of a trajectory may stand as channels: jointly for `rel_l2`, averaged for the others. Relative errors of what is
+not finite are infinite, and NaN where the truth has no size to compare with.
 """
 
 import math
 from collections.abc import Iterable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from opkit.grid import Grid
@@ -32,8 +33,14 @@ def norm(values: Float[Tensor, "n c *x"], weights: Float[Tensor, "*x"] | None = 
     return squares.flatten(1).sum(1).sqrt()
 
 
+def has_size(values: Float[Tensor, "n c *x"], grid: Grid | None = None, least: float = 0.0) -> Bool[Tensor, " n"]:
+    """Whether the root mean square over space and channels is above `least`, in the unit of the field: what is below
+    may be round-off, and nothing to compare an error with."""
+    return space_mean(values.to(torch.float64).square(), grid).mean(1).sqrt() > least
+
+
 def rel_l2(
-    prediction: Float[Tensor, "n c *x"], truth: Float[Tensor, "n c *x"], grid: Grid | None = None
+    prediction: Float[Tensor, "n c *x"], truth: Float[Tensor, "n c *x"], grid: Grid | None = None, least: float = 0.0
 ) -> Float[Tensor, " n"]:
     """Relative L2 error per sample: space and channels jointly, physical units in, a pure number out.
 
@@ -42,9 +49,11 @@ def rel_l2(
         truth: Likewise.
         grid: Supplies quadrature weights. Without it all points count alike, as in the FNO papers; on nodes the
             difference is the weight of the walls.
+        least: Root mean square of the truth at or below which a sample has no relative error: NaN.
     """
     weights = grid.weights if grid is not None else None
-    return ratio(norm(difference(prediction, truth), weights), norm(truth, weights))
+    size = torch.where(has_size(truth, grid, least), norm(truth, weights), 0.0)
+    return ratio(norm(difference(prediction, truth), weights), size)
 
 
 def rel_h1(prediction: Float[Tensor, "n c *x"], truth: Float[Tensor, "n c *x"], grid: Grid) -> Float[Tensor, " n"]:
@@ -186,5 +195,6 @@ def check_pair(prediction: Tensor, truth: Tensor) -> None:
 
 
 def ratio(error: Tensor, scale: Tensor) -> Tensor:
-    """error / scale, NaN where the scale is zero: no epsilon hides a vanishing denominator."""
-    return torch.where(scale > 0, error / scale, torch.nan)
+    """error / scale: NaN where the scale is zero, as no epsilon hides a vanishing denominator; infinite where the error
+    is not a number."""
+    return torch.where(scale > 0, torch.nan_to_num(error, nan=torch.inf, posinf=torch.inf) / scale, torch.nan)

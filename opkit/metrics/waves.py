@@ -211,8 +211,12 @@ def phase_error(
 def rmse_bands(prediction: Float[Tensor, "n c *x"], truth: Float[Tensor, "n c *x"], grid: Grid) -> Float[Tensor, "b n"]:
     """Root mean square, over points and channels, of the error's part in each of the `BANDS`, in the unit of the field.
     Squares sum to the mean square error, less the part on the walls."""
-    count = truth.shape[1] * math.prod(grid.lengths)
-    return (_in_bands(difference(prediction, truth), grid, None) / count).sqrt()
+    return rmse_of_energy(mode_energy(difference(prediction, truth), grid), truth.shape[1], grid)
+
+
+def rmse_of_energy(energy: Float[Tensor, "n *k"], channels: int, grid: Grid) -> Float[Tensor, "b n"]:
+    """`rmse_bands` of an error of so many channels whose `mode_energy` is known."""
+    return (energy_in_bands(energy, grid) / (channels * math.prod(grid.lengths))).sqrt()
 
 
 def shells(grid: Grid) -> Int[Tensor, " k"]:
