@@ -29,7 +29,8 @@ from opkit.evaluation.jacobian import (
     symmetry_errors,
     worst_perturbation,
 )
-from opkit.evaluation.perturbation import gain_picture, measure_perturbation, perturbation_text, transfer_picture
+from opkit.evaluation.perturbation import measure_perturbation
+from opkit.evaluation.perturbation_report import gain_picture, perturbation_text, transfer_picture
 from opkit.grid import Grid
 from opkit.metrics import mode_energy, norm
 from opkit.models import FNO

@@ -19,14 +19,8 @@ from opkit.evaluation import figures, rollout_figures, verdicts
 from opkit.evaluation.examples import write_examples
 from opkit.evaluation.figures import Picture
 from opkit.evaluation.pages import data_url, render_page
-from opkit.evaluation.perturbation import (
-    PLACES,
-    gain_picture,
-    measure_perturbation,
-    perturbation_text,
-    transfer_picture,
-    where,
-)
+from opkit.evaluation.perturbation import PLACES, measure_perturbation
+from opkit.evaluation.perturbation_report import gain_picture, perturbation_text, transfer_picture, where
 from opkit.evaluation.protocol import Measured, horizon, measure
 from opkit.evaluation.records import (
     Records,
