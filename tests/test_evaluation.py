@@ -149,7 +149,7 @@ def test_scales_and_walls_sum_to_the_error(shared_data):
 
 def test_results_do_not_depend_on_the_batch(shared_data, monkeypatch):
     whole = measure(solver, PDE, DATA, SETTINGS, workers=1)
-    monkeypatch.setattr("opkit.evaluation.protocol.POINTS_PER_BATCH", 1)
+    monkeypatch.setattr("opkit.evaluation.protocol.POINTS_PER_CALL", 1)
     single = measure(solver, PDE, DATA, SETTINGS, workers=1)
     for a, b in zip([whole.coarse, *whole.fine], [single.coarse, *single.fine], strict=True):
         assert (a.errors["surrogate"]["rel_l2"] == b.errors["surrogate"]["rel_l2"]).all()

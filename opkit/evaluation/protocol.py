@@ -38,7 +38,7 @@ from torch import Tensor
 from opkit import metrics
 from opkit.errors import ConfigError, SolverError
 from opkit.evaluation.resolution import PROBED, SOLVED, changes, data_accuracy, representation_errors, restricted
-from opkit.evaluation.rollout import FAR, Rollout, first_failure, measure_rollout
+from opkit.evaluation.rollout import FAR, POINTS_PER_CALL, Rollout, first_failure, measure_rollout
 from opkit.evaluation.solving import on_own_grid, posed, solve_for, start_of
 from opkit.generate import ensure
 from opkit.grid import Grid, Method
@@ -48,9 +48,6 @@ from opkit.progress import progress
 from opkit.settings import Data, Evaluation, Stepping
 from opkit.store import Dataset, pair
 from opkit.surrogate import Surrogate
-
-POINTS_PER_BATCH = 2**18
-"""Grid points predicted at once: bounds memory on fine grids."""
 
 QUICK_FINE = 50
 """Samples on finer grids at most, in a quick evaluation: on them a network takes its time."""
@@ -422,7 +419,7 @@ def training_statistics(pde: PDE, data: Data, history: int, workers: int | None)
 
 
 def _batches(n: int, grid: Grid, steps: int | None) -> Iterator[slice]:
-    size = max(1, POINTS_PER_BATCH // (grid.weights.numel() * (steps or 1)))
+    size = max(1, POINTS_PER_CALL // (grid.weights.numel() * (steps or 1)))
     for start in range(0, n, size):
         yield slice(start, min(n, start + size))
 

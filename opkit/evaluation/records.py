@@ -31,7 +31,7 @@ from opkit.settings import Evaluation
 
 STEPS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 """Steps whose own error is reported, besides the last."""
-THRESHOLDS = (0.8, 0.9, 0.95)
+THRESHOLDS = (metrics.CORRELATED, 0.9, 0.95)
 """Of the correlation; the first is the one times are stated for."""
 SHOWN_POINTS = 200
 """Most points of a curve that is stored."""

@@ -170,7 +170,7 @@ class Rollout:
         happened = self.reasons > 0
         return Events(self.dt * torch.where(happened, self.ended, self.steps).double(), happened)
 
-    def correlated(self, model: str = "surrogate", threshold: float = 0.8) -> Events:
+    def correlated(self, model: str = "surrogate", threshold: float = metrics.CORRELATED) -> Events:
         """When the correlation with the truth is lost."""
         return metrics.correlation_time(self.correlations[model], self.times, threshold)
 

@@ -9,6 +9,7 @@ import numpy as np
 from opkit.evaluation.figures import INK, LABEL, Picture, legend, render
 from opkit.evaluation.rollout import Rollout
 from opkit.grid import Grid
+from opkit.metrics import CORRELATED
 
 WIDEST = 128
 """Most points per side of an animated field; finer ones are thinned out."""
@@ -69,14 +70,14 @@ def correlation_and_survival(section: dict[str, Any]) -> Picture:
             if name == "surrogate":
                 low, high = (np.nan_to_num(_values(fan[k]), nan=-1.0) for k in ("low", "high"))
                 left.fill_between(t, low, high, color=INK[name], alpha=0.2, lw=0)
-        left.axhline(0.8, color="#999999", lw=1, ls="--", zorder=0)
+        left.axhline(CORRELATED, color="#999999", lw=1, ls="--", zorder=0)
         left.set_ylim(min(-0.05, left.get_ylim()[0]), 1.03)
         left.set_xlabel("time")
         left.set_ylabel("correlation with the truth")
         _trained(left, section, dt)
         legend(left, 2)
         names = {
-            "correlation_time": ("correlation above 0.8", COLOURS[0], section["reference_steps"]),
+            "correlation_time": (f"correlation above {CORRELATED:g}", COLOURS[0], section["reference_steps"]),
             "valid_time": ("error below 0.4 of the flow's size", COLOURS[1], section["reference_steps"]),
             "divergence_time": ("within bounds", COLOURS[2], section["steps"]),
         }

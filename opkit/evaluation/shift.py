@@ -24,6 +24,7 @@ from opkit import metrics
 from opkit.errors import OpkitError
 from opkit.evaluation.figures import Picture, legend, render
 from opkit.evaluation.records import Record, Records
+from opkit.evaluation.rollout import POINTS_PER_CALL
 from opkit.evaluation.verdicts import percent
 from opkit.generate import ensure
 from opkit.pdes import PDE, Shift
@@ -34,7 +35,6 @@ from opkit.surrogate import Surrogate
 
 HOLDS = 2.0
 """Times its own error up to which a surrogate is said to hold on a shifted problem."""
-POINTS_PER_CALL = 2**18
 
 
 @dataclass

@@ -13,6 +13,7 @@ import math
 from typing import Any
 
 from opkit.evaluation.statistics import Estimate
+from opkit.metrics import CORRELATED
 
 SLACK = 1.1
 """How many times larger than its yardstick an error may be and still count as kept."""
@@ -339,17 +340,19 @@ def stability(section: dict[str, Any]) -> tuple[str, str]:
     lost = section["survival"]["correlation_time"]
     if lost["median"] is not None:
         text += (
-            f" Half of them have lost the true trajectory (correlation below 0.8) after {lost['median']:.3g} time "
-            f"units, {lost['median'] / dt:.3g} steps."
+            f" Half of them have lost the true trajectory (correlation below {CORRELATED:g}) after "
+            f"{lost['median']:.3g} time units, {lost['median'] / dt:.3g} steps."
         )
     elif lost["censored"] < 1:
         gone = round((1 - lost["censored"]) * n)
         text += (
-            f" {gone} of them lose{'s' * (gone == 1)} the true trajectory (correlation below 0.8) within the "
-            f"{some(reference, 'step')} compared."
+            f" {gone} of them lose{'s' * (gone == 1)} the true trajectory (correlation below {CORRELATED:g}) within "
+            f"the {some(reference, 'step')} compared."
         )
     else:
-        text += f" All stay correlated with the truth (above 0.8) over the {some(reference, 'step')} compared."
+        text += (
+            f" All stay correlated with the truth (above {CORRELATED:g}) over the {some(reference, 'step')} compared."
+        )
     growth = section["growth"]
     if growth["excess"] is not None:
         excess = growth["excess"]

@@ -28,6 +28,7 @@ from opkit.metrics.pointwise import (
     vrmse,
 )
 from opkit.metrics.trajectories import (
+    CORRELATED,
     LEAVES,
     Bounds,
     Events,
@@ -67,11 +68,11 @@ from opkit.metrics.waves import (
 )
 
 __all__ = [
-    "BANDS", "LEAVES", "Bands", "Bounds", "Events", "Growth", "band_amplitude", "band_errors", "band_masks",
-    "band_rel", "compat", "correlation", "correlation_time", "difference", "energy_in_bands", "first_crossing",
-    "gradient_square", "growth_rate", "h1_seminorm", "has_size", "hminus1_norm", "hminus1_of_energy", "leaving",
-    "log_spectral_distance", "max_error", "mode_energy", "norm", "nrmse", "nyquist_bands", "phase_error",
-    "power_law", "ratio", "rel_energy", "rel_h1", "rel_hminus1", "rel_l2", "rel_linf", "resolved_waves",
-    "rmse_bands", "rmse_of_energy", "shell_spectrum", "shells", "space_mean", "srmse", "valid_time", "vrmse",
-    "wall_energy", "wave_numbers", "wave_squares", "waves_square",
+    "BANDS", "CORRELATED", "LEAVES", "Bands", "Bounds", "Events", "Growth", "band_amplitude", "band_errors",
+    "band_masks", "band_rel", "compat", "correlation", "correlation_time", "difference", "energy_in_bands",
+    "first_crossing", "gradient_square", "growth_rate", "h1_seminorm", "has_size", "hminus1_norm",
+    "hminus1_of_energy", "leaving", "log_spectral_distance", "max_error", "mode_energy", "norm", "nrmse",
+    "nyquist_bands", "phase_error", "power_law", "ratio", "rel_energy", "rel_h1", "rel_hminus1", "rel_l2",
+    "rel_linf", "resolved_waves", "rmse_bands", "rmse_of_energy", "shell_spectrum", "shells", "space_mean", "srmse",
+    "valid_time", "vrmse", "wall_energy", "wave_numbers", "wave_squares", "waves_square",
 ]  # fmt: skip
