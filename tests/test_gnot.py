@@ -266,6 +266,8 @@ def order(model: GNOT, location: str, ndim: int) -> float:
         ("cell", 1, {}, 2),
         ("periodic", 1, dict(coordinates="plain"), 1),
         ("periodic", 1, {}, 10),
+        ("node", 1, dict(harmonics=2), 2),
+        ("periodic", 1, dict(harmonics=2), 10),
     ],
 )
 def test_order_at_which_the_output_converges_as_the_grid_is_refined(location, ndim, arguments, expected):
@@ -276,13 +278,26 @@ def test_order_at_which_the_output_converges_as_the_grid_is_refined(location, nd
     assert found > 6 if expected == 10 else abs(found - expected) < 0.3
 
 
-def test_waves_close_the_period():
-    model = roughened(small(1, 1, 2, "periodic"))
+@pytest.mark.parametrize("harmonics", [0, 3])
+def test_waves_close_the_period(harmonics):
+    model = roughened(small(1, 1, 2, "periodic", harmonics=harmonics))
     inputs = [points(1, 12, 3)]
     first, second = torch.tensor([[[0.3, 0.0], [1.0, 0.4]], [[1.3, 1.0], [0.0, 2.4]]], dtype=torch.float64)
     outputs = [model.forward_points(x[None], inputs) for x in (first, second)]
     torch.testing.assert_close(*outputs, rtol=0, atol=1e-12)
     assert outputs[0].std() > 1e-4
+
+
+def test_harmonics_are_the_waves_they_are_said_to_be():
+    """At (1/6, 1/2): pi k x is 30, 60 and 90, 180 degrees; 2 pi k x twice that."""
+    x = torch.tensor([[1 / 6, 1 / 2, 7.0]], dtype=torch.float64)  # and a value
+    half, root = 0.5, math.sqrt(3) / 2
+    walls, ring = (small(1, 1, 2, location, harmonics=2)._positions(x)[0] for location in ("node", "periodic"))
+    torch.testing.assert_close(walls, torch.tensor([1 / 6, 0.5, root, 0, half, -1, half, 1, root, 0, 7]).double())
+    torch.testing.assert_close(ring, torch.tensor([half, -1, -half, 1, root, 0, root, 0, 7]).double())
+    assert torch.equal(small(1, 1, 2)._positions(x), x)
+    one, none = (small(1, 1, 2, "periodic", harmonics=n) for n in (1, 0))
+    assert torch.equal(one._positions(x), none._positions(x))
 
 
 def test_mean_over_input_functions_does_not_count_the_same_one_twice():
@@ -429,6 +444,7 @@ def test_point_sets_compile_without_breaks():
         (dict(n_heads=5), "n_heads must divide it, got 5"),
         (dict(n_experts=0), "n_experts must be at least 1"),
         (dict(mlp_layers=-1), "mlp_layers"),
+        (dict(harmonics=-1), "harmonics must be at least 0, got -1"),
         (dict(location="nodes"), "location is one of node, cell, periodic, got 'nodes'"),
         (dict(form="cgptno"), "form is one of gnot, cgpt"),
         (dict(combine="max"), "combine is one of mean, sum"),

@@ -65,6 +65,8 @@ class GNOT(Operator):
         coordinates: What the network sees of a position: "plain" x, "waves" for cos 2 pi x and sin 2 pi x of every
             axis, or "auto": waves on periodic grids, where x itself jumps where the period closes, gates and sums with
             it, and the output then changes with the grid at first order. The gates see the same.
+        harmonics: Further waves it sees: cos and sin of pi k x beside x itself, or of 2 pi k x where those of k = 1
+            stand in its place, k up to this.
         fourier: If n > 0, every column of the queries is joined by its cos and sin at the frequencies 2^-n .. 2^n.
         quadrature: Whether sums over the points of a node grid are weighted by the trapezoid rule.
         branch_per_channel: Whether every channel of the field is an input function of its own.
@@ -95,6 +97,7 @@ class GNOT(Operator):
         form: Form = "gnot",
         combine: Combine = "mean",
         coordinates: Coordinates = "auto",
+        harmonics: int = 0,
         fourier: int = 0,
         quadrature: bool = True,
         branch_per_channel: bool = False,
@@ -115,8 +118,7 @@ class GNOT(Operator):
         check_names(coordinates=(coordinates, Coordinates), ffn=(ffn, FFN))
         if width % n_heads:
             raise ValueError(f"width={width} is shared by the heads: n_heads must divide it, got {n_heads}.")
-        if min(mlp_layers, fourier) < 0:
-            raise ValueError(f"mlp_layers and fourier must be at least 0, got {mlp_layers} and {fourier}.")
+        check_least(0, mlp_layers=mlp_layers, harmonics=harmonics, fourier=fourier)
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout is a probability below 1, got {dropout}.")
         self.on_grid = trunk_size is None and branch_sizes is None
@@ -131,7 +133,8 @@ class GNOT(Operator):
             branch_sizes = (ndim + 1,) * in_channels if branch_per_channel else (ndim + in_channels,)
         branch_sizes = tuple(branch_sizes)
         self.waves = coordinates == "waves" or (coordinates == "auto" and location == "periodic")
-        if trunk_size < ndim or any(size < (ndim if self.waves else 1) for size in branch_sizes):
+        self.harmonics = max(1, harmonics) if self.waves else harmonics
+        if trunk_size < ndim or any(size < (ndim if self.harmonics else 1) for size in branch_sizes):
             raise ValueError(
                 f"trunk_size={trunk_size} and branch_sizes={branch_sizes} count columns of which the first ndim={ndim} "
                 "are coordinates; they cannot be fewer."
@@ -140,7 +143,7 @@ class GNOT(Operator):
         self.trunk_size, self.branch_sizes, self.branch_per_channel = trunk_size, branch_sizes, branch_per_channel
         self.query_fields = query_fields
         self.fourier, self.trapezoid = fourier, quadrature and location == "node"
-        added = ndim if self.waves else 0
+        added = ndim * (2 * self.harmonics - int(self.waves))
         encoder: dict[str, Any] = dict(width=width, n_layers=mlp_layers, activation=activation)
         self.trunk = MLP((trunk_size + added) * (4 * fourier + 3 if fourier else 1), width, **encoder)
         self.branches = nn.ModuleList(MLP(size + added, width, **encoder) for size in branch_sizes)
@@ -197,7 +200,8 @@ class GNOT(Operator):
         that all samples share are best given so, or expanded, and are then encoded once.
 
         Args:
-            query: Points `(b, n, trunk_size)`: coordinates, for waves in periods, then global parameters.
+            query: Points `(b, n, trunk_size)`: coordinates, for waves in periods, or for harmonics between walls in
+                units of the domain, then global parameters.
             inputs: Input functions, one tensor `(b, m_i, branch_sizes[i])` each: coordinates, then values.
             query_mask: True where a query is real, `(b, n)`; all are by default.
             input_masks: The same of every input function, `(b, m_i)` or None.
@@ -251,11 +255,14 @@ class GNOT(Operator):
         return self.head(x)
 
     def _positions(self, points: Tensor) -> Tensor:
-        """The first `ndim` columns replaced by their waves, where wanted."""
-        if not self.waves:
+        """The first `ndim` columns with their waves, or replaced by these, where wanted."""
+        if not self.harmonics:
             return points
-        phase = 2 * math.pi * points[..., : self.ndim]
-        return torch.cat([phase.cos(), phase.sin(), points[..., self.ndim :]], -1)
+        x, others = points[..., : self.ndim], points[..., self.ndim :]
+        k = torch.arange(1, self.harmonics + 1, dtype=points.dtype, device=points.device)
+        phase = ((2 if self.waves else 1) * math.pi * k[:, None] * x[..., None, :]).flatten(-2)
+        places = [phase.cos(), phase.sin()] if self.waves else [x, phase.cos(), phase.sin()]
+        return torch.cat([*places, others], -1)
 
 
 class MLP(nn.Module):
