@@ -70,6 +70,11 @@ def whole_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def foreign(folder: Path, own: frozenset[str]) -> list[str]:
+    """Names in a folder, or behind a link to one, that are not among its `own` and would be lost with it."""
+    return sorted({p.name for p in folder.iterdir()} - own - {LOCK, ".DS_Store"}) if folder.is_dir() else []
+
+
 def _exchange(temporary: Path, path: Path, old: Path) -> bool:
     """Put `temporary` in the place of `path`, and that, if there is one, in the place of `old`; False where somebody
     else did the same in between."""

@@ -70,6 +70,7 @@ def ensure(pde: PDE, split: str, count: int, seed: int = 0, workers: int | None 
         DataError: The data cannot be written, or a process making them died again and again.
     """
     data = Dataset(pde, split, seed, data_root())
+    _check_size(data, count)
     with preemptible():
         if data.missing(count) and _is_rank("LOCAL_RANK", "SLURM_LOCALID"):
             _await_others(data, count)
@@ -412,6 +413,19 @@ def _check_folder(data: Dataset, samples: int) -> None:
     needed, free = 1.1 * data.estimate(samples), shutil.disk_usage(data.folder).free
     if needed > free:
         raise DataError(
-            f"{samples} samples of {data.pde.equation} need up to {human_bytes(needed)}, but {data.root.resolve()} has "
-            f"{human_bytes(free)} free. Free some space, lower data.train, or set OPKIT_DATA to a larger disk."
+            f"{samples} more samples of {data.pde.equation} ({data.split}) need up to {human_bytes(needed)}, but "
+            f"{data.root.resolve()} has {human_bytes(free)} free. Free some space, lower data.{data.split}, or set "
+            "OPKIT_DATA to a larger disk."
         )
+
+
+def _check_size(data: Dataset, count: int) -> None:
+    """Refuse what no disk here could hold before counting what of it is there."""
+    place = next((p for p in (data.folder, *data.folder.parents) if p.exists()), None)
+    if place is None or data.estimate(count) <= (total := shutil.disk_usage(place).total):
+        return
+    raise DataError(
+        f"data.{data.split}={count}: so many samples of {data.pde.equation} need up to "
+        f"{human_bytes(data.estimate(count))}, and the disk of {data.root.resolve()} has {human_bytes(total)}. "
+        "Lower it, or set OPKIT_DATA to a larger disk."
+    )

@@ -71,7 +71,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except OSError as problem:
         raise ConfigError(f"Cannot read {path}: {problem.strerror}.") from None
     except (yaml.YAMLError, *NOT_YAML) as problem:
-        raise ConfigError(f"{path} is not valid YAML: {problem}") from None
+        mark = getattr(problem, "problem_mark", None)
+        where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+        what = getattr(problem, "problem", None) or " ".join(str(problem).split())
+        raise ConfigError(f"{path} is not valid YAML: {what}{where}.") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold sections such as model: and trainer:, got a {type(content).__name__}.")
     return content

@@ -216,7 +216,7 @@ class Evaluation:
             quick: as many as it has.
         steps: Steps of rollouts in all; those beyond the truth are watched for divergence. Null: ten times those of a
             training trajectory.
-        rollouts: Trajectories rolled out.
+        rollouts: Trajectories rolled out, at most those of the test set.
         timing: Seconds, about, in which solvers and surrogate are timed; 0 for no timing. Null: 5, 15 and 60 by suite.
         resamples: Bootstrap resamples per confidence interval.
         seed: Seed of the bootstrap.
@@ -237,6 +237,11 @@ class Evaluation:
         if self.timing is not None and not (math.isfinite(self.timing) and self.timing >= 0):
             raise ValueError(f"evaluation.timing must not be negative, got {self.timing}.")
         _at_least("evaluation", 1, horizon=self.horizon, steps=self.steps, rollouts=self.rollouts)
+        if self.horizon is not None and self.steps is not None and self.steps < self.horizon:
+            raise ValueError(
+                f"evaluation.steps={self.steps} are fewer than the evaluation.horizon={self.horizon} that have a "
+                "truth. Raise the one or lower the other."
+            )
         if self.resolutions is not None and not self.resolutions:
             raise ValueError("evaluation.resolutions=[] names no grid; null takes those that share the labels' grid.")
         _at_least("evaluation", 5, resolutions=min(self.resolutions or (5,)))

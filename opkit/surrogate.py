@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 import opkit
 from opkit.errors import BundleError
-from opkit.files import read_json, sha256, whole_file, whole_folder, write_json, write_text
+from opkit.files import foreign, read_json, sha256, whole_file, whole_folder, write_json, write_text
 from opkit.grid import Grid, Spec
 from opkit.models import Operator, count_parameters
 from opkit.models.activations import is_loaded
@@ -228,10 +228,19 @@ class Surrogate:
         return tensor, tensor.ndim == ndim + 2
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the bundle to a directory, whole or not at all; what was there is replaced."""
+        """Write the bundle to a directory, whole or not at all; a bundle that was there is replaced.
+
+        Raises:
+            BundleError: Something else is there.
+        """
         from safetensors.torch import save as serialize
 
         path = Path(path)
+        is_bundle = all((path / name).is_file() for name in ("config.json", "model.safetensors"))
+        others = [] if is_bundle else foreign(path, frozenset())
+        if path.is_file() or others:
+            found = "is a file" if path.is_file() else f"holds {others[0]} and is no bundle"
+            raise BundleError(f"{path} {found}; it would be replaced. Give a folder that is empty or not there.")
         tensors = {name: t.detach().cpu().contiguous() for name, t in self.model.state_dict().items()}
         with whole_folder(path) as folder:
             with whole_file(folder / "model.safetensors") as weights:
@@ -328,10 +337,10 @@ def load(path: str | os.PathLike[str], device: torch.device | str = "cpu", revis
             config.get("boundary", "open"),
         )
         architecture = Architecture(config["model"], config["arguments"])
-        foreign = [v for v in architecture.arguments.values() if isinstance(v, str) and not is_loaded(v)]
-        if foreign:
+        unknown = [v for v in architecture.arguments.values() if isinstance(v, str) and not is_loaded(v)]
+        if unknown:
             raise fail(
-                f"it needs {foreign[0]}, which is not imported; a bundle may not import code. Import it first, if you "
+                f"it needs {unknown[0]}, which is not imported; a bundle may not import code. Import it first, if you "
                 "trust it"
             )
         stepping = Stepping(**config.get("stepping", {}))

@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+import opkit
 import opkit.cli
 import opkit.evaluation
 import opkit.registry
 from opkit.cli import VERBS, main
+from opkit.errors import BundleError
 from opkit.models import FNO
 from opkit.pdes import Darcy
 from opkit.settings import Data, Evaluation, Optim
@@ -330,6 +332,7 @@ def test_a_folder_that_is_neither_run_nor_bundle_is_refused(refuse, verb):
         ("model.width=64", "model.width"),
         ("data.test=none", "a whole number"),
         ("data.test=0", "at least 1"),
+        ("data.test=100000000000", "data.test=100000000000: so many samples of darcy need up to"),
         ("workers=0", "at least 1"),
         ("evaluation.resolutions=[5]", "finer"),
         ("evaluation.resolutions=[]", "null takes"),
@@ -345,6 +348,34 @@ def test_a_folder_that_is_neither_run_nor_bundle_is_refused(refuse, verb):
 )
 def test_evaluate_refuses_what_it_cannot_use(refuse, small_run, small_data, setting, said):
     assert said in refuse("evaluate", str(small_run), setting)
+
+
+def test_a_report_replaces_nothing_but_a_report(refuse, small_run, tmp_path):
+    run, thesis = tmp_path / "run", tmp_path / "thesis"
+    shutil.copytree(small_run, run)
+    (run / "evaluation" / "notes.txt").write_text("mine")
+    assert "holds notes.txt" in refuse("evaluate", str(run)) and (run / "evaluation" / "notes.txt").exists()
+    thesis.mkdir()
+    (thesis / "chapter1.tex").write_text("...")
+    shutil.rmtree(run / "evaluation")
+    (run / "evaluation").symlink_to(thesis)
+    assert "holds chapter1.tex" in refuse("evaluate", str(run)) and (thesis / "chapter1.tex").exists()
+    with pytest.raises(BundleError, match=r"holds chapter1\.tex and is no bundle"):
+        opkit.load(small_run).save(thesis)
+    with pytest.raises(BundleError, match="is a file"):
+        opkit.load(small_run).save(thesis / "chapter1.tex")
+    assert [p.name for p in thesis.iterdir()] == ["chapter1.tex"]
+
+
+def test_what_cannot_be_compared_is_refused_before_anything_is_measured(refuse, small_run, tmp_path):
+    assert "is given twice" in refuse("evaluate", str(small_run), f"{small_run}/")
+    other = tmp_path / "other"
+    shutil.copytree(small_run, other)
+    assert "is a file" in refuse("evaluate", str(small_run), str(other), f"output={other / 'config.yaml'}")
+    message = refuse("evaluate", str(small_run), "evaluation.horizon=20", "evaluation.steps=10")
+    assert "evaluation.steps=10 are fewer than the evaluation.horizon=20" in message
+    (other / "config.yaml").write_text("model: {width: 3\npde: [")
+    assert "config.yaml is not valid YAML: " in (said := refuse("evaluate", str(other))) and "(line 2, column " in said
 
 
 def test_all_runs_must_be_there_before_any_is_evaluated(refuse, small_run, monkeypatch):

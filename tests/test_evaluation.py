@@ -419,7 +419,12 @@ def test_gates():
         check_gate(parse_gate("rel_l2<0.01", grids), report)
     with pytest.raises(GateError, match="undefined"):
         check_gate(parse_gate("rel_h1<1", grids), report)
-    for wrong in ("rel_l2", "rel_l2<", "rel_l2<two", "<3", ""):
+    check_gate(parse_gate("correlation_time@0.8>4, correlation_time@0.8@85>4", grids), report)
+    report["rollout"] = {"time_step": 0.5}
+    report["metrics"][-1] |= {"censored": 1.0, "horizon": 6}
+    with pytest.raises(GateError, match=r"is 3 up to the horizon of 3, beyond which nothing is known.*not > 4"):
+        check_gate(parse_gate("correlation_time@0.9>4", grids), report)
+    for wrong in ("rel_l2", "rel_l2<", "rel_l2<two", "rel_l2<1e999", "<3", ""):
         with pytest.raises(ConfigError, match="cannot read"):
             parse_gate(wrong, grids)
     with pytest.raises(ConfigError, match="Did you mean 'rel_l2'"):

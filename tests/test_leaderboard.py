@@ -109,6 +109,11 @@ def test_the_best_of_many_equals_is_not_better_than_the_rest():
     assert named <= 3
 
 
+def test_a_place_that_cannot_be_made_is_one_message(runs):
+    with pytest.raises(ConfigError, match=r"output=/proc/here cannot be made: "):
+        leaderboard(runs, Path("/proc/here"), 200, 0)
+
+
 def test_what_is_no_comparison_is_not_replaced(runs, tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1.tex").write_text("...")

@@ -112,6 +112,25 @@ def test_freezing_counts_only_where_the_truth_moves(one_thread):
     assert [REASONS[r - 1] for r in measured(Frozen(PDE)).reasons] == ["frozen"] * 6
 
 
+def test_nearing_a_fixed_point_without_end_is_freezing(one_thread):
+    """Halfway to 1.1 times the start at every step: the n-th change is 0.05 2^(1 - n) of the start. It ends with the
+    first below a hundredth of the truth's, long before it stands still."""
+    start = PDE.sample(6, first=2 * 2**32)
+
+    class Settling(Solver):
+        def forward(self, u):
+            rows = [int((start - one).flatten(1).norm(dim=1).argmin()) for one in u]
+            return (u + 1.1 * start[rows]) / 2
+
+    found = measured(Settling(PDE))
+    truth = ensure(reference_problem(PDE, 30, 1), "test", 6, 0, 1).load(6)["u"].double()
+    theirs = truth.diff(dim=1).flatten(2).norm(dim=2)
+    own = 0.05 * start.flatten(1).norm(dim=1)[:, None] * 0.5 ** torch.arange(30)
+    expected = [int((own[i] < 0.01 * theirs[i]).nonzero()[0]) + 1 for i in range(6)]
+    assert found.ended.tolist() == expected and {REASONS[r - 1] for r in found.reasons} == {"frozen"}
+    assert min(expected) > 3 and float((own / theirs).min()) > 1e-12
+
+
 def test_fine_scales_that_pile_up_end_it(one_thread):
     class Noisy(Solver):
         def forward(self, u):

@@ -132,3 +132,26 @@ def test_the_page_in_a_browser(flow_run, width, scheme):
         assert len(base64.b64decode(driver.get_screenshot_as_base64())) > 10_000
     finally:
         driver.quit()
+
+
+def test_every_time_to_an_event_has_its_samples(flow_run):
+    report = json.loads((flow_run / "evaluation" / "report.json").read_text())
+    with open(flow_run / "evaluation" / "events.csv", newline="") as table:
+        rows = list(csv.DictReader(table))
+    times = [m for m in report["metrics"] if m.get("unit") == "time units"]
+    assert {m["model"] for m in times} == {"surrogate", "persistence"} and len(times) == 8
+    for m in times:
+        mine = [r for r in rows if (r["model"], r["event"]) == (m["model"], m["name"])]
+        assert len(mine) == m["n"] and sum(r["observed"] == "0" for r in mine) == round(m["censored"] * m["n"])
+        assert max(float(r["time"]) for r in mine) == pytest.approx(m["maximum"])
+
+
+def test_every_shift_has_its_samples(flow_run):
+    report = json.loads((flow_run / "evaluation" / "report.json").read_text())
+    with open(flow_run / "evaluation" / "metrics.csv", newline="") as table:
+        rows = list(csv.DictReader(table))
+    measured = [r for r in report["shifts"]["rows"] if r["rel_l2"] is not None]
+    assert len(measured) > 3
+    for row in measured:
+        values = [float(r["value"]) for r in rows if r["metric"] == f"rel_l2 at {row['what']} x {row['factor']:g}"]
+        assert np.mean(values) == pytest.approx(row["rel_l2"]["value"]) and len(values) == row["rel_l2"]["n"]

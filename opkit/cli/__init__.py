@@ -41,7 +41,8 @@ def main(argv: list[str] | None = None) -> int:
     except Preempted as stop:
         return _complain(str(stop), stop.exit_code, verb)
     except KeyboardInterrupt:
-        return _complain("interrupted; what was finished is kept", 130, verb)
+        kept = "reports are as they were" if verb == "evaluate" else "what was finished is kept"
+        return _complain(f"interrupted; {kept}", 130, verb)
     except BrokenPipeError:
         sys.stderr.close()
         return 1

@@ -72,8 +72,10 @@ def _evaluate_all(argv: list[str]) -> int:
             "a trained surrogate knows its PDE and model; give only data.*, evaluation.*, suite, workers, device, gate "
             "and output."
         )
-    paths = list({p.resolve(): p for p in map(Path, request.positional)}.values())
+    paths = list(map(Path, request.positional))
     for path in paths:
+        if twice := [p for p in paths if p is not path and p.resolve() == path.resolve()]:
+            raise ConfigError(f"{path} is given twice, as {twice[0]} too. Give each run once.")
         if not path.is_dir():
             raise ConfigError(f"{path} is no directory. Give that of a run or a bundle, as in runs/fno-darcy.")
     if "print_config" in request.flags:
@@ -131,11 +133,13 @@ def _members(path: Path) -> list[Path]:
 
 
 def _compare(paths: list[Path], parser: "ArgumentParser", request: Request) -> int:
-    from opkit.evaluation.leaderboard import is_evaluated, leaderboard, show, summary
+    from opkit.evaluation.leaderboard import check_target, is_evaluated, leaderboard, show, summary
     from opkit.files import sha256
     from opkit.settings import Evaluation
     from opkit.surrogate import find_bundle
 
+    target = Path(request.overrides.get("output") or paths[0].parent / "leaderboard")
+    check_target(target)
     config: dict[str, Any] = {}
     changes = set(request.overrides) - {"output", "workers", "device", "gate"}
     for path in paths:
@@ -148,7 +152,6 @@ def _compare(paths: list[Path], parser: "ArgumentParser", request: Request) -> i
                 _check(run, parser, request)
             config = config or _settings(run, parser, request)[0]
     evaluation = construct("evaluation", Evaluation, tuples(config["evaluation"]))
-    target = Path(config["output"]) if config["output"] else paths[0].parent / "leaderboard"
     content = leaderboard({str(p): _members(p) for p in paths}, target, evaluation.resamples, evaluation.seed)
     show(content)
     print(summary(content))

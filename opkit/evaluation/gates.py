@@ -1,5 +1,6 @@
 """Conditions a report must meet: `--gate "rel_l2<0.02,correlation_time>10"`."""
 
+import math
 import operator
 import re
 import sys
@@ -38,7 +39,10 @@ def parse_gate(text: str, grids: tuple[int, ...], evolution: bool = True) -> lis
         try:
             if match is None:
                 raise ValueError
-            conditions.append((match[1], int(match[2] or grids[0]), match[3], float(match[4])))
+            name, bound = match[1].removesuffix(f"@{THRESHOLDS[0]:g}"), float(match[4])
+            if not math.isfinite(bound):
+                raise ValueError
+            conditions.append((name, int(match[2] or grids[0]), match[3], bound))
         except ValueError:
             raise ConfigError(
                 f'gate={text!r}: cannot read {part.strip()!r}. Write conditions such as "rel_l2<0.02" or '
@@ -65,12 +69,16 @@ def check_gate(conditions: list[Condition], report: dict[str, Any]) -> None:
     Raises:
         GateError: A condition that does not hold.
     """
-    own = {(m["name"], m["resolution"]): m["value"] for m in report["metrics"] if m["model"] == "surrogate"}
+    own = {(m["name"], m["resolution"]): m for m in report["metrics"] if m["model"] == "surrogate"}
     failed = []
     for name, resolution, comparison, bound in conditions:
-        value = own.get((name, resolution))
+        found = own.get((name, resolution), {"value": None})
+        value = found["value"]
         if value is None or not COMPARE[comparison](value, bound):
             measured = "undefined" if value is None else f"{value:.4g}"
+            if found.get("censored"):  # a mean up to the horizon is no larger than the true one
+                end = f"{found['horizon'] * report['rollout']['time_step']:.4g}"
+                measured += f" up to the horizon of {end}, beyond which nothing is known (evaluation.horizon)"
             failed.append(f"{name}@{resolution} is {measured}, not {comparison} {bound:g}")
     if failed:
         raise GateError("gate failed: " + "; ".join(failed))

@@ -10,8 +10,11 @@ two configurations must be larger than what other seeds would change, see `opkit
 """
 
 import csv
+import errno
 import itertools
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,8 +25,10 @@ from opkit.errors import ConfigError
 from opkit.evaluation import verdicts
 from opkit.evaluation.pages import render_page
 from opkit.evaluation.statistics import ENOUGH_RUNS, compare_runs, holm, mean_over_runs, spread_of_runs
-from opkit.files import read_json, whole_folder, write_json, write_text
+from opkit.files import foreign, read_json, whole_folder, write_json, write_text
 
+FILES = frozenset({"leaderboard.json", "leaderboard.csv", "leaderboard.html"})
+"""What a comparison's folder holds."""
 LEVEL = 0.05
 COLUMNS = {
     "rank": "", "run": "run", "rel_l2": "rel_l2", "interval": "95% interval", "spread": "std over seeds",
@@ -81,7 +86,7 @@ def leaderboard(runs: dict[str, list[Path]], target: Path, resamples: int, seed:
         "same_rollouts": alike,
         "runs": rows,
     }
-    with whole_folder(target) as folder:
+    with _writable(target), whole_folder(target) as folder:
         write_json(folder / "leaderboard.json", content)
         with open(folder / "leaderboard.csv", "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(COLUMNS))
@@ -89,6 +94,17 @@ def leaderboard(runs: dict[str, list[Path]], target: Path, resamples: int, seed:
             writer.writerows(cells(row, i) for i, row in enumerate(rows, 1))
         write_text(folder / "leaderboard.html", _html(content))
     return content
+
+
+@contextmanager
+def _writable(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as problem:
+        if problem.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        why = f"output={target} cannot be made: {problem.strerror}. Give a place you can write to."
+        raise ConfigError(why) from None
 
 
 def check_target(target: Path) -> None:
@@ -99,10 +115,10 @@ def check_target(target: Path) -> None:
     """
     if target.exists() and not target.is_dir():
         raise ConfigError(f"output={target} is a file; give the folder the comparison is to become.")
-    if target.is_dir() and any(target.iterdir()) and not (target / "leaderboard.json").is_file():
+    if others := foreign(target, FILES):
         raise ConfigError(
-            f"output={target} holds something that is no comparison, and would be replaced. Give a folder that is "
-            "empty or not there."
+            f"output={target} holds something that is no comparison ({others[0]}), and would be replaced. Give a "
+            "folder that is empty or not there."
         )
 
 

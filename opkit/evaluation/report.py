@@ -1,12 +1,10 @@
 """The report: report.json for machines, CSV tables for analysis, report.html (one file, no network) for people."""
 
-import csv
 import dataclasses
 import json
 import math
 import os
 import platform
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,21 +26,24 @@ from opkit.evaluation.records import (
     convergence_record,
     error_records,
     label_record,
-    per_sample,
     resolution_rows,
     rollout_record,
 )
-from opkit.evaluation.shift import measure_shifts, shift_picture, shift_record
+from opkit.evaluation.rollout import lengths
+from opkit.evaluation.shift import Shifted, measure_shifts, shift_picture, shift_record
 from opkit.evaluation.speed import SAMPLES as SPEED_SAMPLES
 from opkit.evaluation.speed import measure_speed, pareto_picture, seconds_of_training, speed_text
+from opkit.evaluation.tables import write_tables
 from opkit.fields import first_index
-from opkit.files import sha256, whole_folder, write_json, write_text
+from opkit.files import foreign, sha256, whole_folder, write_json, write_text
 from opkit.pdes import PDE
 from opkit.registry import problem_of
 from opkit.settings import Data, Evaluation
 from opkit.surrogate import Surrogate, record_metrics
 
 SCHEMA_VERSION = "2.0"
+FILES = frozenset({"report.json", "report.html", "metrics.csv", "events.csv", "samples.h5", "figures"})
+"""What an evaluation's folder holds."""
 SPEED_SECONDS = {"quick": 5.0, "standard": 15.0, "full": 60.0}
 """About how long solvers and surrogate are timed."""
 PERTURBATION_SECONDS = {"standard": 60.0, "full": 300.0}
@@ -115,8 +116,15 @@ def evaluate_surrogate(
     Returns:
         The content of report.json.
     """
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"{folder} is a file, where the report is to go. Move it away.")
+    if (folder.exists() or folder.is_symlink()) and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file or a dead link, where the report is to go. Move it away.")
+    if others := foreign(folder, FILES):
+        raise ConfigError(
+            f"{folder} holds {', '.join(others[:3])}{', ...' if len(others) > 3 else ''}, which no report has, and "
+            "would be replaced. Move that away."
+        )
+    if pde.times is not None:
+        lengths(pde, evaluation, surrogate.stepping.history)  # refuses what cannot be rolled out
     previous = _previous_evaluations(folder)
     # Another seed asks for another test set; what the surrogate was trained on its bundle says.
     known = {
@@ -124,13 +132,18 @@ def evaluate_surrogate(
     }
     measured = measure(surrogate, pde, data, evaluation, workers, dataclasses.replace(data, **known))
     seconds = seconds_of_training(folder.parent)
-    more = _further(surrogate, pde, data, evaluation, measured, seconds, workers)
+    shifted: list[Shifted] = []
+    if evaluation.suite == "full":
+        errors = measured.coarse.errors["surrogate"]["rel_l2"]
+        shifted = measure_shifts(surrogate, pde, data, errors, min(evaluation.rollouts, data.test), workers)
+    more = _further(surrogate, pde, data, evaluation, measured, seconds)
+    more["shifts"] = shift_record(Records(evaluation), shifted) if shifted else None
     report = _report(surrogate, pde, data, evaluation, measured, bundle, more)
     report["training_seconds"] = seconds
     report["test_evaluations"] = previous + 1
     with whole_folder(folder) as target:
         write_json(target / "report.json", report)
-        _write_tables(target, measured, data.seed)
+        write_tables(target, measured, shifted, data.seed)
         write_examples(target / "samples.h5", measured, surrogate, pde, data.seed)
         pictures = _pictures(report, measured, surrogate)
         (target / "figures").mkdir()
@@ -154,7 +167,6 @@ def _further(
     evaluation: Evaluation,
     measured: Measured,
     training: float | None,
-    workers: int | None,
 ) -> dict[str, dict[str, Any] | None]:
     """Sections of the report beside errors and rollouts, as far as the suite has them."""
     suite, steps = evaluation.suite, horizon(pde, surrogate.stepping)
@@ -164,7 +176,7 @@ def _further(
         return problem.sample(min(count, SPEED_SAMPLES), data.seed, first_index("test"))
 
     seconds = SPEED_SECONDS[suite] if evaluation.timing is None else evaluation.timing
-    speed = perturbation = shifts = None
+    speed = perturbation = None
     if seconds > 0:
         speed = measure_speed(
             surrogate, pde, measured.inputs, measured.truth, steps, budget=seconds, fine=fine, training=training
@@ -176,12 +188,7 @@ def _further(
             seed=evaluation.seed, quick=suite != "full", budget=PERTURBATION_SECONDS[suite],
         )  # fmt: skip
         perturbation = found.record()
-    if suite == "full":
-        errors = measured.coarse.errors["surrogate"]["rel_l2"]
-        n = min(evaluation.rollouts, data.test)
-        make = Records(evaluation)
-        shifts = shift_record(make, measure_shifts(surrogate, pde, data, errors, n, workers))
-    return {"speed": speed, "perturbation": perturbation, "shifts": shifts}
+    return {"speed": speed, "perturbation": perturbation}
 
 
 def _trajectories(surrogate: Surrogate, pde: PDE, measured: Measured, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -297,76 +304,6 @@ def _previous_evaluations(folder: Path) -> int:
         return int(json.loads((folder / "report.json").read_text(encoding="utf-8"))["test_evaluations"])
     except (OSError, ValueError, KeyError, TypeError):
         return 0
-
-
-Row = tuple[int, int, int, float | str, str, str, float]
-"""Sample, resolution, step (0 where a figure is over all of them), time, model, metric, value."""
-
-
-def _table(measured: Measured) -> Iterator[Row]:
-    dt = measured.rollout.dt if measured.rollout is not None else None
-
-    def frames(resolution: int, name: str, curves: dict[str, torch.Tensor], steps: list[int]) -> Iterator[Row]:
-        for model, curve in curves.items():
-            for i, values in enumerate(curve[:, [s - 1 for s in steps]].tolist()):
-                for step, value in zip(steps, values, strict=True):
-                    yield i, resolution, step, "" if dt is None else dt * step, model, name, value
-
-    for grids in [measured.coarse, *measured.fine]:
-        for model, errors in grids.errors.items():
-            for name, values in errors.items():
-                for i, value in enumerate(values.tolist()):
-                    yield i, grids.resolution, 0, "", model, name, value
-        for band in grids.bands:
-            for name, values in band.figures.items():
-                label = band.name if band.kind == "shells" else f"{band.kind} {band.name}"
-                for i, value in enumerate(values.tolist()):
-                    yield i, grids.resolution, 0, "", "surrogate", f"{name}_{label}", value
-        for name, curves in (("rel_l2_step", grids.steps), ("correlation_step", grids.correlations)):
-            if curves:
-                count = next(iter(curves.values())).shape[1]
-                yield from frames(grids.resolution, name, curves, list(range(1, count + 1)))
-    if (rollout := measured.rollout) is not None:
-        reference = rollout.errors["surrogate"].shape[1]
-        beyond = sorted({*range(rollout.trained + 1, reference + 1, max(1, reference // 200)), reference})
-        beyond = [s for s in beyond if s > rollout.trained]
-        for name, curves in (("rel_l2_step", rollout.errors), ("correlation_step", rollout.correlations)):
-            yield from frames(rollout.resolution, name, curves, beyond)
-        for name, values in per_sample(rollout).items():
-            for i, value in enumerate(values.tolist()):
-                yield i, rollout.resolution, 0, "", "surrogate", name, value
-        for name, events, _ in _events(measured):
-            for i, time in enumerate(events.time.tolist()):
-                yield i, rollout.resolution, 0, "", "surrogate", name, time
-
-
-def _events(measured: Measured) -> list[tuple[str, Any, int]]:
-    rollout = measured.rollout
-    assert rollout is not None
-    reference = rollout.errors["surrogate"].shape[1]
-    return [
-        ("correlation_time", rollout.correlated(), reference),
-        ("valid_time", rollout.valid, reference),
-        ("divergence_time", rollout.diverged, rollout.steps),
-    ]
-
-
-def _write_tables(folder: Path, measured: Measured, seed: int) -> None:
-    """Tidy and long: one row per sample, model, grid, step and metric; and one per sample and event."""
-    with open(folder / "metrics.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["sample", "seed", "resolution", "step", "t", "model", "metric", "value"])
-        for sample, resolution, step, time, model, name, value in _table(measured):
-            shown = f"{time:.8g}" if isinstance(time, float) else time
-            writer.writerow([sample, seed, resolution, step, shown, model, name, f"{value:.8g}"])
-    if measured.rollout is not None:
-        with open(folder / "events.csv", "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["sample", "seed", "event", "time", "observed", "horizon"])
-            for name, events, horizon in _events(measured):
-                for i, (time, observed) in enumerate(zip(events.time.tolist(), events.observed.tolist(), strict=True)):
-                    end = f"{measured.rollout.dt * horizon:.8g}"
-                    writer.writerow([i, seed, name, f"{time:.8g}", int(observed), end])
 
 
 def _pictures(report: dict[str, Any], measured: Measured, surrogate: Surrogate) -> dict[str, Picture]:

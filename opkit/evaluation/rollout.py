@@ -11,10 +11,10 @@ times as many steps as the training trajectories have. Beside the truth, as far 
 
 A trajectory that leaves ten times the bounds of the training data, whose highest third of wavenumbers holds a hundred
 times the energy it should and a thousandth of all there is, that has less than a tenth of the true energy, or that
-freezes while the truth moves, has ended: it is counted at that time, and is neither averaged away nor rolled on. Where
-errors grow exponentially their rate is compared with the solver's own, perturbed at the start by a field with the
-spectrum of the surrogate's first error: what is above that rate is the surrogate's doing, what is not is the
-equation's.
+freezes while the truth moves (changes by less than a hundredth of what that does), has ended: it is counted at that
+time, and is neither averaged away nor rolled on. Where errors grow exponentially their rate is compared with the
+solver's own, perturbed at the start by a field with the spectrum of the surrogate's first error: what is above that
+rate is the surrogate's doing, what is not is the equation's.
 
 Past the time to which anything can be predicted only statistics mean something: the mean spectrum, the distribution of
 values and mean quantities of the second half of the reference.
@@ -67,7 +67,12 @@ BINS = 200
 COLLAPSED = 0.1
 """Share of the true energy below which a rollout has lost its own."""
 
+STILL = 0.01
+"""Of the truth's change in a step: a rollout that changes less has frozen, as one does that nears a fixed point of the
+surrogate, where it gets without end ever closer."""
+
 REASONS = (*LEAVES, "fine scales piling up", "energy lost")
+FROZEN = REASONS.index("frozen") + 1
 
 
 @dataclass
@@ -188,8 +193,8 @@ def lengths(pde: PDE, evaluation: Evaluation, history: int) -> tuple[int, int, i
     reference = evaluation.horizon or (trained if evaluation.suite == "quick" else long)
     if evaluation.steps is not None and evaluation.steps < reference:
         raise ConfigError(
-            f"evaluation.steps={evaluation.steps} is less than the {reference} steps that have a truth. Give "
-            f"evaluation.horizon too, or more steps."
+            f"evaluation.steps={evaluation.steps} are fewer than the {reference} steps that have a truth. Raise them, "
+            f"or give evaluation.horizon, at most {evaluation.steps}, too."
         )
     return trained, reference, max(reference, evaluation.steps or long)
 
@@ -288,9 +293,14 @@ def failing(
     highest = torch.sqrt((k**2).sum(0)).flatten() > 2 / 3 * float(k.max())
     high = {name: e[:, highest].sum(1) for name, e in energy.items()}
     floor = VISIBLE / BLOCKED * energy["truth"].sum(1)
-    moving = (truth - true_before).flatten(1).norm(dim=1) > 1e-6 * truth.flatten(1).norm(dim=1)
+    change = {
+        "truth": (truth - true_before).flatten(1).norm(dim=1),
+        "own": (finite - before.double()).flatten(1).norm(dim=1),
+    }
+    moving = change["truth"] > bounds.still * truth.flatten(1).norm(dim=1)
     code = metrics.leaving(state, before, bounds)
-    code = torch.where((code == 3) & ~moving, 0, code)
+    code = torch.where((code == 0) & (change["own"] < STILL * change["truth"]), FROZEN, code)
+    code = torch.where((code == FROZEN) & ~moving, 0, code)
     lost = energy["surrogate"].sum(1) < COLLAPSED * energy["truth"].sum(1)
     code = torch.where((code == 0) & lost, REASONS.index("energy lost") + 1, code)
     blocked = high["surrogate"] > BLOCKED * torch.maximum(high["truth"], floor)
@@ -474,7 +484,7 @@ class _Recorder:
         """One step beyond the truth."""
         state = self._next(surrogate)
         code = metrics.leaving(state, self.before, self.bounds)
-        self._end(torch.where(code == 3, 0, code))  # without a truth nobody knows whether it should move
+        self._end(torch.where(code == FROZEN, 0, code))  # without a truth nobody knows whether it should move
         self.before = state
 
     def result(self, steps: int) -> Rollout:
