@@ -160,7 +160,9 @@ def test_a_scaled_field_has_no_phase_error_and_a_shifted_one_no_amplitude_error(
     shifted = torch.sin(3 * x + 0.3)[None, None]
     assert metrics.rel_l2(shifted, u).item() == pytest.approx(2 * math.sin(0.15), rel=1e-12)
     assert metrics.log_spectral_distance(spectrum(shifted), spectrum(u)).item() < 1e-12
-    assert metrics.phase_error(shifted, u, grid)[0].item() == pytest.approx(1 - math.cos(0.3), rel=1e-12)
+    for shift in (0.3, math.pi / 2, 2.0, math.pi):
+        moved = 0.5 * torch.sin(3 * x + shift)[None, None]
+        assert metrics.phase_error(moved, u, grid)[0].item() == pytest.approx(1 - math.cos(shift), rel=1e-12)
 
 
 def test_bands_compare_a_wave_with_the_same_wave_of_the_truth():

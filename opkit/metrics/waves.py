@@ -7,7 +7,7 @@ identity holds to round-off, so errors of bands add up to the whole.
     band_errors          ||P_b e|| / ||u||                                     b = low, mid, high
     band_rel             ||P_b e|| / ||P_b u||
     band_amplitude       ||P_b p|| / ||P_b u||                                 p the prediction
-    phase_error          1 - |<P_b p, P_b u>| / (||P_b p|| ||P_b u||)
+    phase_error          1 - <P_b p, P_b u> / (||P_b p|| ||P_b u||)           from 0, in place, to 2, opposite
     rmse_bands           (mean over points and channels of (P_b e)^2)^1/2      absolute
     rel_hminus1          ||e||_-1 / ||u||_-1,  ||v||_-1^2 = sum_{k != 0} |v_k|^2 / |k'|^2
     log_spectral_distance    (mean over shells of (log10 E' - log10 E)^2)^1/2
@@ -198,14 +198,14 @@ def phase_error(
     grid: Grid,
     masks: Bool[Tensor, "b k"] | None = None,
 ) -> Float[Tensor, "b n"]:
-    """1 - |<P p, P u>| / (||P p|| ||P u||) in each band: 0 where a prediction only has other amplitudes, 1 where its
-    waves have nothing to do with the truth's. Arguments as of `band_errors`; NaN as in `band_rel`, and where the
-    prediction has nothing."""
+    """1 - <P p, P u> / (||P p|| ||P u||) in each band: 0 where a prediction only has other amplitudes, 1 where its
+    waves are a quarter period off or have nothing to do with the truth's, 2 where they are its opposite. Arguments as
+    of `band_errors`; NaN as in `band_rel`, and where the prediction has nothing."""
     check_pair(prediction, truth)
     own, true = (_in_bands(v.double(), grid, masks) for v in (prediction, truth))
     product = (own + true - _in_bands(difference(prediction, truth), grid, masks)) / 2  # <p, u> by polarisation
     whole = mode_energy(truth, grid).flatten(1).sum(1)
-    return torch.where(true > FLOOR * whole, 1 - ratio(product.abs(), (own * true).sqrt()), torch.nan)
+    return torch.where(true > FLOOR * whole, 1 - ratio(product, (own * true).sqrt()), torch.nan)
 
 
 def rmse_bands(prediction: Float[Tensor, "n c *x"], truth: Float[Tensor, "n c *x"], grid: Grid) -> Float[Tensor, "b n"]:
