@@ -1,6 +1,7 @@
 """Rollouts far beyond training, of models whose answers are known."""
 
 import dataclasses
+import json
 import math
 from types import SimpleNamespace
 
@@ -88,6 +89,13 @@ def test_not_a_number_ends_one_sample_at_its_step_and_no_other(one_thread):
         found.errors["surrogate"][others], exact.errors["surrogate"][others], rtol=1e-9, atol=1e-14
     )
     assert found.correlated().observed.tolist() == [False, False, False, True, False, False]
+    assert found.correlated().time[3].item() == pytest.approx(0.6)
+    assert (found.correlations["surrogate"][3, 6:] == -math.inf).all()
+    json.dumps(rollout_record(MAKE, found)[1], allow_nan=False)
+    unknown = found.correlations | {"surrogate": found.correlations["surrogate"].clone()}
+    unknown["surrogate"][:3] = math.nan  # as of constant truths
+    fans = rollout_record(MAKE, dataclasses.replace(found, correlations=unknown))[1]["curves"]["correlation"]
+    assert fans["surrogate"]["low"][-1] is None and fans["surrogate"]["median"][-1] == pytest.approx(1)
 
 
 def test_what_grows_out_of_bounds_ends_before_it_overflows(one_thread):
@@ -179,12 +187,15 @@ def test_what_loses_its_energy_collapses(one_thread):
 
 
 def test_bands_count_what_has_ended_as_the_worst():
-    gone = math.nan
-    rows = torch.tensor([[0.95], [0.9], [0.85], [gone], [gone]], dtype=torch.float64)
-    assert _fan(rows, -math.inf) == {"low": [None], "median": [0.85], "high": [0.95]}
-    assert _fan(rows, math.inf) == {"low": [0.85], "median": [0.95], "high": [None]}
-    assert _fan(rows, None) == {"low": [0.85], "median": [0.9], "high": [0.95]}
-    assert _fan(rows[3:], None)["median"] == [None]
+    """0.85, 0.9, 0.95 and two more: worse than all, better than none, or unknown."""
+
+    def fan(more):
+        return _fan(torch.tensor([[0.95], [0.9], [0.85], [more], [more]], dtype=torch.float64))
+
+    assert fan(-math.inf) == {"low": [None], "median": [0.85], "high": [0.95]}
+    assert fan(math.inf) == {"low": [0.85], "median": [0.95], "high": [None]}
+    assert fan(math.nan) == {"low": [0.85], "median": [0.9], "high": [0.95]}
+    assert _fan(torch.full((2, 1), math.nan))["median"] == [None]
 
 
 def test_a_truth_shorter_than_training_and_than_the_data(one_thread, capsys):

@@ -3,6 +3,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from jaxtyping import TypeCheckError
@@ -160,7 +161,9 @@ def test_a_scaled_field_has_no_phase_error_and_a_shifted_one_no_amplitude_error(
     shifted = torch.sin(3 * x + 0.3)[None, None]
     assert metrics.rel_l2(shifted, u).item() == pytest.approx(2 * math.sin(0.15), rel=1e-12)
     assert metrics.log_spectral_distance(spectrum(shifted), spectrum(u)).item() < 1e-12
-    assert metrics.phase_error(shifted, u, grid)[0].item() == pytest.approx(1 - math.cos(0.3), rel=1e-12)
+    for shift in (0.3, math.pi / 2, 2.0, math.pi):
+        moved = 0.5 * torch.sin(3 * x + shift)[None, None]
+        assert metrics.phase_error(moved, u, grid)[0].item() == pytest.approx(1 - math.cos(shift), rel=1e-12)
 
 
 def test_bands_compare_a_wave_with_the_same_wave_of_the_truth():
@@ -242,7 +245,9 @@ def test_ratios_are_averaged_over_channels_not_taken_jointly():
     p = u + torch.tensor([0.3, 0.1]).view(1, 2, 1)
     assert metrics.nrmse(p, u).item() == pytest.approx(0.55, rel=1e-6)
     assert metrics.vrmse(p, u).item() == pytest.approx(0.55, rel=1e-6)
-    assert metrics.srmse(p, u, torch.tensor([3.0, 1.0])).item() == pytest.approx(0.1, rel=1e-6)
+    for scale in (torch.tensor([3.0, 1.0]), [3.0, 1.0], np.array([3.0, 1.0])):
+        assert metrics.srmse(p, u, scale).item() == pytest.approx(0.1, rel=1e-6)
+    assert metrics.srmse(p[:, :1], u[:, :1], 3.0).item() == pytest.approx(0.1, rel=1e-6)
     assert metrics.rel_l2(p, u).item() == pytest.approx(math.sqrt(0.1 / 9.01), rel=1e-6)
 
 
@@ -266,11 +271,48 @@ def test_what_is_not_finite_is_infinitely_wrong():
     u = torch.rand(3, 2, 9) + 1
     grid, bad = Grid((9,)), u.clone()
     bad[0, 1, 4], bad[1, 0, 3] = torch.nan, torch.inf
-    for name in ("rel_l2", "rel_h1", "nrmse", "vrmse", "rel_linf", "rel_hminus1"):
+    for name in ("rel_l2", "rel_h1", "nrmse", "vrmse", "rel_linf", "rel_hminus1", "max_error"):
         function = getattr(metrics, name)
-        found = function(bad, u) if name == "rel_linf" else function(bad, u, grid)
+        found = function(bad, u) if name in ("rel_linf", "max_error") else function(bad, u, grid)
         assert found.isinf().tolist() == [True, True, False], name
         assert found[2] == 0
+    masks = metrics.band_masks(grid, {"low": (0.0, 4.0), "mid": (4.0, 12.0)})
+    for name in ("band_errors", "band_rel", "band_amplitude", "phase_error", "rmse_bands"):
+        found = getattr(metrics, name)(bad, u, grid, *([] if name == "rmse_bands" else [masks]))
+        assert (found[:2, :2] == torch.inf).all() and found[:2, 2].isfinite().all(), name
+
+
+OF_FIELDS = {
+    "max_error": lambda p, u, grid: metrics.max_error(p, u),
+    "rel_linf": lambda p, u, grid: metrics.rel_linf(p, u),
+    "srmse": lambda p, u, grid: metrics.srmse(p, u, [1.0, 2.0], grid),
+    "has_size": lambda p, u, grid: metrics.has_size(u, grid),
+    "h1_seminorm": lambda p, u, grid: metrics.h1_seminorm(u, grid),
+    "hminus1_norm": lambda p, u, grid: metrics.hminus1_norm(u, grid),
+    "wall_energy": lambda p, u, grid: metrics.wall_energy(u, grid),
+} | {
+    name: getattr(metrics, name)
+    for name in ("rel_l2", "rel_h1", "nrmse", "vrmse", "rel_hminus1", "band_errors", "band_rel", "band_amplitude",
+                 "phase_error", "rmse_bands")
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("location", ["node", "cell", "periodic"])
+def test_no_samples_have_no_errors(location):
+    grid = Grid((6, 5), location)
+    none = torch.zeros(0, 2, 6, 5)
+    for name, function in OF_FIELDS.items():
+        bands = (3,) if "band" in name or name == "phase_error" else ()
+        assert function(none, none, grid).shape == (*bands, 0), name
+    energy = metrics.mode_energy(none, grid)
+    assert energy.shape[1:] == metrics.mode_energy(torch.zeros(1, 2, 6, 5), grid).shape[1:] and len(energy) == 0
+    shells = metrics.shell_spectrum(energy, grid)
+    assert len(shells) == 0 and metrics.log_spectral_distance(shells, shells).shape == (0,)
+    if location != "periodic":
+        assert metrics.rel_energy(none, none, grid, none[:, :1]).shape == (0,)
+    frames = torch.zeros(0, 3, 2, 6, 5)
+    events = metrics.correlation_time(metrics.correlation(frames, frames, grid), torch.arange(1.0, 4.0))
+    assert events.time.shape == events.observed.shape == (0,)
 
 
 def test_the_energy_norm_weighs_the_gradient():
@@ -291,16 +333,17 @@ def test_a_constant_field_has_no_variance_to_compare_with(value, shape):
     grid, u = Grid(shape), torch.full((1, 1, *shape), value, dtype=torch.float64)
     assert metrics.vrmse(u + 0.1, u, grid).isnan().all() and metrics.vrmse(u + 0.1, u).isnan().all()
     assert metrics.correlation(torch.rand_like(u)[:, None], u[:, None], grid).isnan().all()
-    assert metrics.correlation(u[:, None], torch.rand_like(u)[:, None], grid).isnan().all()
+    assert metrics.correlation(u[:, None], torch.rand_like(u)[:, None], grid).eq(0).all()
 
 
 MISFITS = """
+import numpy as np
 import torch
 from opkit import metrics
 from opkit.grid import Grid
 
-grid = Grid((16, 16), "periodic")
-one, two = torch.rand(1, 1, 16, 16), torch.rand(4, 1, 16, 16)
+grid, walls = Grid((16, 16), "periodic"), Grid((16, 16))
+one, two, wide = torch.rand(1, 1, 16, 16), torch.rand(4, 1, 16, 16), torch.rand(2, 2, 16, 16)
 pairs = {
     "rel_l2": metrics.rel_l2, "vrmse": metrics.vrmse, "rel_linf": metrics.rel_linf,
     "phase": lambda p, u: metrics.phase_error(p, u, grid),
@@ -309,7 +352,25 @@ pairs = {
     "fno": metrics.compat.fno_rel_l2, "well": metrics.compat.well_vrmse,
     "apebench": metrics.compat.apebench_mean_nrmse, "cosine": metrics.compat.apebench_correlation,
     "pdebench": lambda p, u: metrics.compat.pdebench_nrmse(p[:, None], u[:, None]),
+    "energy": lambda p, u: metrics.rel_energy(p, u, walls, two),
 }
+fields = {
+    name: (lambda p, u, grid, name=name: getattr(metrics, name)(p, u, grid))
+    for name in (
+        "rel_l2", "rel_h1", "nrmse", "vrmse", "rel_hminus1", "band_errors", "band_rel", "band_amplitude", "phase_error",
+        "rmse_bands",
+    )
+}
+pairs |= {name: (lambda p, u, call=call: call(p, u, grid)) for name, call in fields.items()}
+fields |= {
+    name: (lambda p, u, grid, name=name: getattr(metrics, name)(u, grid))
+    for name in (
+        "has_size", "h1_seminorm", "gradient_square", "space_mean", "mode_energy", "waves_square", "hminus1_norm",
+        "wall_energy",
+    )
+}
+fields["norm"] = lambda p, u, grid: metrics.norm(u, grid.weights)
+fields["correlation"] = lambda p, u, grid: metrics.correlation(p[:, None], u[:, None], grid)
 cases = [(name, "differ in shape", lambda call=call: call(one, two)) for name, call in pairs.items()]
 cases += [(name, "complex", lambda call=call: call(two.to(torch.complex64), two)) for name, call in pairs.items()]
 cases += [
@@ -317,7 +378,40 @@ cases += [
     ("axes", "on a grid", lambda: metrics.vrmse(two[:, 0], two[:, 0], grid)),
     ("bands", "24 points", lambda: metrics.compat.pdebench_frmse(two[:, None], two[:, None])),
     ("times", "2 frames need as many", lambda: metrics.correlation_time(torch.rand(3, 2), torch.ones(3))),
+    ("time", "2 frames need as many", lambda: metrics.correlation_time(torch.rand(3, 2), 1.0)),
+    ("order", "increase", lambda: metrics.correlation_time(torch.rand(3, 2), [2.0, 1.0])),
+    ("twice", "increase", lambda: metrics.valid_time(torch.rand(3, 2), torch.ones(3), [1.0, 1.0])),
+    ("before", "none before 0", lambda: metrics.correlation_time(torch.rand(3, 2), [-1.0, 1.0])),
+    ("nan", "increase", lambda: metrics.correlation_time(torch.rand(3, 2), [1.0, float("nan")])),
+    ("none", "at least one frame", lambda: metrics.correlation_time(torch.rand(3, 0), [])),
+    ("curve", "(n, t)", lambda: metrics.correlation_time(torch.rand(3), [1.0, 2.0, 3.0])),
+    ("variance", "3 curves need a variance each", lambda: metrics.valid_time(torch.rand(3, 2), torch.ones(2), [1, 2])),
+    ("float scale", "one number per channel, 2", lambda: metrics.srmse(wide, wide, 1.0)),
+    ("scales", "one number per channel, 1",
+     lambda: metrics.correlation(two[:, None], two[:, None], grid, torch.ones(3))),
+    ("masks", "Masks (b, 256)", lambda: metrics.band_rel(two, two, grid, torch.ones(1, 225, dtype=torch.bool))),
+    ("energy", "mode_energy", lambda: metrics.shell_spectrum(two[:, 0], walls)),
+    ("energies", "mode_energy", lambda: metrics.hminus1_of_energy(two[:, 0], Grid((8, 8), "periodic"))),
+    ("spectra", "(n, s)", lambda: metrics.log_spectral_distance(two, two)),
+    ("coefficient", "(4, 1, 16, 16)", lambda: metrics.rel_energy(two, two, walls, one)),
+    ("torus", "periodic", lambda: metrics.rel_energy(two, two, grid, two)),
+    ("coarse", "of one kind", lambda: metrics.resolved_waves(grid, Grid((8, 8)))),
+    ("row", "(n, *x)", lambda: metrics.max_error(two[0, 0, 0], two[0, 0, 0])),
+    ("no points", "(n, c, *x)", lambda: metrics.rel_l2(two[..., :0], two[..., :0])),
+    ("frames", "(n, t, c, *x)", lambda: metrics.compat.pdebench_nrmse(two[0], two[0])),
+    ("curve array", "got ndarray; torch.as_tensor", lambda: metrics.correlation_time(np.ones((3, 2)), [1.0, 2.0])),
 ]
+for name, call in fields.items():
+    other = Grid((8, 8), "periodic")
+    cases += [
+        (name, "on a grid (8, 8) is expected, got shape", lambda call=call, other=other: call(two, two, other)),
+        (name, "on a grid (16, 16) is expected, got shape", lambda call=call: call(two[:, 0], two[:, 0], grid)),
+        (name, "on a grid (16, 16) is expected, got shape", lambda call=call: call(two[:, :0], two[:, :0], grid)),
+        (name, "complex", lambda call=call: call(two.to(torch.complex64), two.to(torch.complex64), grid)),
+        (name, "got ndarray; torch.as_tensor makes one", lambda call=call: call(two.numpy(), two.numpy(), grid)),
+    ]
+cases += [(name, "got ndarray", lambda call=call: call(two.numpy(), two)) for name, call in pairs.items()
+          if name not in ("spectra", "correlation")]
 for name, said, call in cases:
     try:
         call()

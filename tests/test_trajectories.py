@@ -32,13 +32,31 @@ def test_channels_of_other_units_count_alike():
 
 def test_a_crossing_is_interpolated_and_what_never_crosses_is_censored():
     times = torch.tensor([0.5, 1.0, 1.5])
-    values = torch.tensor([[0.9, 0.7, 0.95], [0.99, 0.98, 0.97], [0.6, 0.9, 0.9], [0.9, math.nan, 0.9]])
+    values = torch.tensor([[0.9, 0.7, 0.95], [0.99, 0.98, 0.97], [0.6, 0.9, 0.9], [0.9, -math.inf, 0.9]])
     found = metrics.correlation_time(values, times)
-    # 0.9 -> 0.7 passes 0.8 half way from 0.5 to 1; 1 -> 0.6 half way from 0 to 0.5; NaN after the frame before it
+    # 0.9 -> 0.7 passes 0.8 half way from 0.5 to 1; 1 -> 0.6 half way from 0 to 0.5; infinity after the frame before it
     assert found.time.tolist() == pytest.approx([0.75, 1.5, 0.25, 0.5])
     assert found.observed.tolist() == [True, False, True, True]
     with pytest.raises(ValueError, match="has crossed it already"):
         metrics.correlation_time(values, times, 1.5)
+
+
+def test_a_constant_truth_has_no_correlation_and_loses_nothing():
+    """Frames: right; truth constant; prediction constant; prediction NaN; both constant."""
+    wave, flat, gone = torch.sin(X), torch.full_like(X, 0.1), torch.full_like(X, math.nan)
+    truth = torch.stack([wave, flat, wave, wave, flat])[None, :, None]
+    prediction = torch.stack([2 * wave, wave, flat, gone, flat])[None, :, None]
+    found = metrics.correlation(prediction, truth, GRID)[0].tolist()
+    assert found == pytest.approx([1, math.nan, 0, -math.inf, math.nan], nan_ok=True)
+    big = prediction[:, :1] * 1e-100  # whose squares' product no float64 holds
+    assert metrics.correlation(big, truth[:, :1] * 1e-100, GRID).item() == pytest.approx(1)
+    nan, inf = math.nan, math.inf
+    times = [1.0, 2.0, 3.0]
+    rows = torch.tensor([[nan, nan, nan], [0.9, nan, 0.7], [nan, 0.6, nan], [0.9, nan, -inf], [0.7, nan, nan]])
+    events = metrics.correlation_time(rows, times)
+    # 0.9 stands until 2, and is 0.7 at 3; 1 stands until 1, and is 0.6 at 2; infinity after the frame before it
+    assert events.time.tolist() == pytest.approx([3, 2.5, 1.5, 2, 2 / 3])
+    assert events.observed.tolist() == [False, True, True, True, True]
 
 
 def test_what_explodes_is_lost_before_what_is_merely_wrong():
@@ -53,6 +71,8 @@ def test_the_valid_time_is_when_the_error_passes_its_share_of_the_flows_size():
     square = 4 * torch.tensor([[0.1, 0.3, 0.5], [0.1, 0.2, 0.39]]) ** 2
     found = metrics.valid_time(square, torch.tensor([4.0, 4.0]), torch.tensor([1.0, 2.0, 3.0]))
     assert found.time.tolist() == pytest.approx([2.5, 3.0]) and found.observed.tolist() == [True, False]
+    for times in ([1.0, 2.0, 3.0], np.arange(1.0, 4.0)):
+        assert torch.equal(metrics.valid_time(square, torch.tensor([4.0, 4.0]), times).time, found.time)
 
 
 def test_why_a_state_leaves():

@@ -270,13 +270,13 @@ def rollout_record(make: Records, rollout: Rollout) -> tuple[list[Record], Recor
         "windows": windows,
         "curves": {
             "step": shown,
-            "rel_l2": {m: _fan(e[:, columns], math.inf) for m, e in rollout.errors.items()},
-            "correlation": {m: _fan(c[:, columns], -math.inf) for m, c in rollout.correlations.items()},
+            "rel_l2": {m: _fan(e[:, columns]) for m, e in rollout.errors.items()},
+            "correlation": {m: _fan(c[:, columns]) for m, c in rollout.correlations.items()},
         },
         "quantities": {
             name: {
                 "step": [0, *shown],
-                **{m: _fan(c[:, [0, *shown]], None) for m, c in models.items()},
+                **{m: _fan(c[:, [0, *shown]]) for m, c in models.items()},
                 "drift": _drift(make, rollout.size if name == "mean" else models["truth"].abs().amax(1), models),
                 "rises": {m: asdict(make.estimate(rises(c))) for m, c in models.items()}
                 if name in rollout.falling
@@ -316,21 +316,16 @@ def _numbers(values: Any) -> list[float | None]:
     return [_number(v) for v in values]
 
 
-def _fan(values: torch.Tensor, ended: float | None) -> dict[str, list[float | None]]:
-    """Median and the middle four fifths over samples, of each column.
+def _fan(values: torch.Tensor) -> dict[str, list[float | None]]:
+    """Median and the middle four fifths over samples, of each column of `(n, t)`.
 
-    Args:
-        values: `(n, t)`, not finite once a trajectory has ended.
-        ended: What such a one counts as: the worst value there is; None: it does not count.
+    What is infinite, as the error and the correlation of a trajectory that has ended, counts as the worst there is;
+    what is unknown, NaN, does not count.
     """
     ranked = values.numpy().astype(np.float64)
-    if ended is not None:
-        ranked = np.where(np.isfinite(ranked), ranked, ended)
-        ends = np.quantile(ranked, [0.1, 0.5, 0.9], axis=0, method="nearest")
-    else:
-        ends = np.full((3, ranked.shape[1]), np.nan)
-        some = np.isfinite(ranked).any(0)
-        ends[:, some] = np.nanquantile(ranked[:, some], [0.1, 0.5, 0.9], axis=0, method="nearest")
+    ends = np.full((3, ranked.shape[1]), np.nan)
+    some = ~np.isnan(ranked).all(0)
+    ends[:, some] = np.nanquantile(ranked[:, some], [0.1, 0.5, 0.9], axis=0, method="nearest")
     return {name: _numbers(row) for name, row in zip(("low", "median", "high"), ends, strict=True)}
 
 

@@ -63,8 +63,8 @@ CONVENTIONS = {
     "max_error": "largest absolute error of a sample, in the unit of the field; then the mean over samples",
     "rmse_low, rmse_mid, rmse_high": "root mean square of the error's waves |k| < 4, 4 to 12, above, in its unit",
     "band_rel, band_amplitude, phase_error": "of the waves of a band alone, of a trajectory's last frame: error over "
-    "truth, size over the truth's, and 1 - cosine of the angle between the two; undefined where the truth has less "
-    "than 1e-12 of its energy",
+    "truth, size over the truth's, and 1 - cosine of the angle between the two, 0 to 2; undefined where the truth "
+    "has less than 1e-12 of its energy",
     "residual_ratio": "H^-1 norm of what three frames leave over in the equation, time derivative by central "
     "difference, over that of true frames, root mean square over time: 1 is not to be told from the solver",
     "energy_budget": "energy gained for no reason over energy dissipated, of three frames; root mean square over time",

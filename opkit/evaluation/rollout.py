@@ -121,7 +121,7 @@ class Rollout:
         key: Of the reference data.
         times: Of frames 1 .. t, `(t,)`.
         errors: Relative L2 error by model, `(n, t)`; infinite once a trajectory has ended.
-        correlations: By model, `(n, t)`; NaN once it has ended.
+        correlations: By model, `(n, t)`; minus infinity once it has ended, NaN where the truth is constant.
         vrmse: Of the surrogate's frames, `(n, t)`.
         mean_squares: <e^2> of the surrogate, `(n, t)`.
         size: Root mean square of the first frame, `(n,)`.
@@ -344,7 +344,7 @@ class _Recorder:
         models = ("surrogate", "persistence", "climate")
         self.errors = {name: torch.full((n, reference), torch.inf, dtype=torch.float64) for name in models}
         self.correlations = {
-            name: torch.full((n, reference), torch.nan, dtype=torch.float64) for name in ("surrogate", "persistence")
+            name: torch.full((n, reference), -torch.inf, dtype=torch.float64) for name in ("surrogate", "persistence")
         }
         self.vrmse = torch.full((n, reference), torch.inf, dtype=torch.float64)
         self.mean_squares = torch.full((n, reference), torch.inf, dtype=torch.float64)
@@ -424,7 +424,7 @@ class _Recorder:
             self.errors[name][:, i] = torch.where(alive, error, torch.inf) if name == "surrogate" else error
         for name, curve in self.correlations.items():
             found = metrics.correlation(candidates[name][:, None], truth[:, None], grid)[:, 0]
-            curve[:, i] = torch.where(alive, found, torch.nan) if name == "surrogate" else found
+            curve[:, i] = torch.where(alive, found, -torch.inf) if name == "surrogate" else found
         square = metrics.space_mean((state.double() - truth).square(), grid).sum(1)
         self.vrmse[:, i] = torch.where(alive, metrics.vrmse(state, truth.to(state), grid), torch.inf)
         self.mean_squares[:, i] = torch.where(alive, square, torch.inf)
@@ -505,7 +505,7 @@ class _Recorder:
                     for model in self.counts
                 },
             )
-        lost = torch.nan_to_num(self.correlations["surrogate"], nan=-1.0).mean(1)
+        lost = self.correlations["surrogate"].clamp(min=-1.0).nanmean(1)
         order = torch.argsort(lost, descending=True).tolist()
         chosen = list(dict.fromkeys([order[len(order) // 2], order[-1]]))[:SHOWN_SAMPLES]
         return Rollout(

@@ -6,7 +6,8 @@ trajectories    how long a rollout is right, when it fails, how fast its error g
 compat          the same under other projects' definitions
 
 Fields are in physical units, sums in float64. No epsilon hides a vanishing denominator: such a sample yields NaN, which
-the evaluator leaves out and counts. Averages over samples are the caller's: a mean of ratios, never a ratio of means.
+the evaluator leaves out and counts. What is not finite is infinitely wrong. Fields are real tensors of the shapes said,
+or a ValueError says what was given. Averages over samples are the caller's: a mean of ratios, never a ratio of means.
 """
 
 from opkit.metrics import compat

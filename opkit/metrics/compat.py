@@ -20,22 +20,23 @@ from opkit.metrics.trajectories import correlation
 def fno_rel_l2(prediction: Float[Tensor, "n *any"], truth: Float[Tensor, "n *any"]) -> Float[Tensor, ""]:
     """FNO's test error: the relative L2 norm of each sample, space, time and channels flattened, all points alike, then
     the mean over samples. `opkit.metrics.rel_l2` weighs points by quadrature, which on nodes differs at the walls."""
-    error, size = (v.flatten(1).norm(dim=1) for v in (difference(prediction, truth), truth.double()))
+    error, size = (v.flatten(1).norm(dim=1) for v in (difference(prediction, truth, axes="n"), truth.double()))
     return (error / size).mean()
 
 
 def pdebench_nrmse(prediction: Float[Tensor, "n t c *x"], truth: Float[Tensor, "n t c *x"]) -> Float[Tensor, ""]:
     """PDEBench's nRMSE: per sample, channel and time the root mean square error over the root mean square of the truth,
     averaged over samples, then over channels and times."""
-    error, size = (v.square().flatten(3).mean(3).sqrt() for v in (difference(prediction, truth), truth.double()))
+    apart = difference(prediction, truth, axes="n, t, c")
+    error, size = (v.square().flatten(3).mean(3).sqrt() for v in (apart, truth.double()))
     return (error / size).mean(0).mean()
 
 
 def pdebench_crmse(prediction: Float[Tensor, "n t c *x"], truth: Float[Tensor, "n t c *x"]) -> Float[Tensor, ""]:
     """PDEBench's RMSE of conserved quantities: difference of the sums over space, root mean square over samples, over
     the number of points, averaged over channels and times."""
-    points = truth[0, 0, 0].numel()
-    sums = difference(prediction, truth).flatten(3).sum(3)
+    sums = difference(prediction, truth, axes="n, t, c").flatten(3).sum(3)
+    points = math.prod(truth.shape[3:])
     return (sums.square().mean(0).sqrt() / points).mean()
 
 
@@ -48,7 +49,7 @@ def pdebench_frmse(
     negative alone, so Parseval's identity does not hold; root mean square over samples, over the number of points,
     times the box, averaged over each band's shells. `opkit.metrics.rmse_bands` has all waves and adds up.
     """
-    error = difference(prediction, truth)
+    error = difference(prediction, truth, axes="n, t, c")
     shape = error.shape[3:]
     if len(shape) > 2 or min(shape) // 2 <= 12:
         raise ValueError(f"PDEBench's bands need more than 24 points a side, in one or two dimensions; got {shape}.")

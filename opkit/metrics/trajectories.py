@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from opkit.grid import Grid
-from opkit.metrics.pointwise import check_pair
+from opkit.metrics.pointwise import Numbers, check_pair, check_real, per_channel
 
 CORRELATED = 0.8
 """Correlation below which a trajectory counts as lost."""
@@ -50,7 +50,7 @@ def correlation(
     prediction: Float[Tensor, "n t c *x"],
     truth: Float[Tensor, "n t c *x"],
     grid: Grid,
-    scale: Float[Tensor, " c"] | None = None,
+    scale: Numbers | float | None = None,
 ) -> Float[Tensor, "n t"]:
     """Pearson correlation over space of each frame, centred, channels jointly.
 
@@ -58,40 +58,44 @@ def correlation(
         prediction: Frames.
         truth: Likewise.
         grid: Supplies quadrature weights.
-        scale: Size of each channel, by which it is divided, so that channels of different units count alike; none for
-            one channel.
+        scale: Size of each channel, `(c,)`, by which it is divided, so that channels of different units count alike;
+            none for one channel.
 
     Returns:
-        `(n, t)`; NaN where either frame is constant or not finite.
+        `(n, t)`; NaN where the true frame is constant, as there is nothing to correlate with; else 0 where the
+        predicted one is constant, and minus infinity, worse than any, where it is not finite.
     """
-    check_pair(prediction, truth)
-    if prediction.shape[3:] != grid.shape:
-        raise ValueError(f"Frames (n, t, c, *x) on a grid {grid.shape} are expected, got {tuple(prediction.shape)}.")
+    check_pair(prediction, truth, grid, "n, t, c")
+    sizes = None if scale is None else per_channel(scale, truth.shape[2], truth)
     weights = grid.weights.to(prediction.device)
     weights = weights / weights.sum()
     axes = tuple(range(-grid.ndim, 0))
 
     def centred(values: Tensor) -> Tensor:
         values = values.to(torch.float64)
-        if scale is not None:
-            values = values / scale.to(values).view(-1, *(1 for _ in grid.shape))
+        if sizes is not None:
+            values = values / sizes.view(-1, *(1 for _ in grid.shape))
         return values - (values * weights).sum(axes, keepdim=True)
 
     p, u = centred(prediction), centred(truth)
     both, own, true = ((v * weights).sum((-grid.ndim - 1, *axes)) for v in (p * u, p * p, u * u))
     varies = [(v.flatten(3).amax(3) > v.flatten(3).amin(3)).any(2) for v in (prediction, truth)]
-    size = (own * true).sqrt()
-    return torch.where((size > 0) & varies[0] & varies[1], both / size, torch.nan)
+    product = own * true
+    out_of_range = (product == 0) | product.isinf()  # of float64, though neither factor may be
+    size = torch.where(out_of_range, own.sqrt() * true.sqrt(), product.sqrt())
+    found = torch.where((own > 0) & varies[0], both / size, 0.0)
+    found = torch.where(torch.isfinite(own), found, -torch.inf)
+    return torch.where((true > 0) & varies[1], found, torch.nan)
 
 
 def first_crossing(
-    values: Float[Tensor, "n t"], times: Float[Tensor, " t"], threshold: float, initial: float, below: bool = True
+    values: Float[Tensor, "n t"], times: Numbers, threshold: float, initial: float, below: bool = True
 ) -> Events:
     """When a curve first falls below a threshold, or rises above it.
 
     Args:
         values: The curve at `times`. A value that is not finite has crossed.
-        times: All after 0.
+        times: Of the frames, `(t,)`, increasing, none before 0.
         threshold: The line.
         initial: Value at time 0, on the good side.
         below: Whether falling below it is the event; else rising above.
@@ -101,10 +105,9 @@ def first_crossing(
         limit for ever larger ones, so that what explodes is never later than what is merely wrong.
 
     Raises:
-        ValueError: `times` are not as many as the frames, or time 0 is not on the good side.
+        ValueError: There are no frames, `times` are not as many or do not increase, or time 0 is not on the good side.
     """
-    if times.shape != values.shape[1:]:
-        raise ValueError(f"{values.shape[1]} frames need as many times, got {tuple(times.shape)}.")
+    t = _times(values, times)
     values = values.double()
     if not below:
         values, threshold, initial = -values, -threshold, -initial
@@ -113,7 +116,7 @@ def first_crossing(
     crossed = ~(values >= threshold)  # NaN has crossed too
     happened = crossed.any(1)
     first = crossed.double().argmax(1)
-    t = torch.cat([times.new_zeros(1), times]).double()
+    t = torch.cat([t.new_zeros(1), t])
     before = torch.cat([torch.full_like(values[:, :1], initial), values], 1).gather(1, first[:, None])[:, 0]
     after = values.gather(1, first[:, None])[:, 0]
     share = torch.where(torch.isfinite(after), (before - threshold) / (before - after), 0.0)
@@ -121,15 +124,33 @@ def first_crossing(
     return Events(torch.where(happened, when, t[-1]), happened)
 
 
-def correlation_time(values: Float[Tensor, "n t"], times: Float[Tensor, " t"], threshold: float = CORRELATED) -> Events:
-    """First time the `correlation` is below a threshold."""
-    return first_crossing(values, times, threshold, 1.0)
+def _times(curves: Tensor, times: Numbers) -> Float[Tensor, " t"]:
+    """Times as a float64 tensor beside the curves `(n, t)`; ValueError unless they are times of their frames."""
+    check_real(curves)
+    if curves.ndim != 2 or not curves.shape[1]:
+        raise ValueError(f"Curves (n, t) of at least one frame are expected, got shape {tuple(curves.shape)}.")
+    t = torch.as_tensor(times, dtype=torch.float64, device=curves.device)
+    if t.shape != curves.shape[1:]:
+        raise ValueError(f"{curves.shape[1]} frames need as many times, got {tuple(t.shape)}.")
+    if not (t[0] >= 0 and (t.diff() > 0).all()):
+        raise ValueError(f"times increase from frame to frame, none before 0; got {', '.join(f'{v:g}' for v in t)}.")
+    return t
+
+
+def correlation_time(values: Float[Tensor, "n t"], times: Numbers, threshold: float = CORRELATED) -> Events:
+    """First time the `correlation` is below a threshold. Frames without one, NaN as their truth is constant, say
+    nothing: until the next that has one the last known stands. What is minus infinity is lost; otherwise as
+    `first_crossing`."""
+    t = _times(values, times)
+    known = torch.where(values.isnan(), 0, torch.arange(1, len(t) + 1, device=values.device)).cummax(1).values
+    held = torch.cat([torch.ones_like(values[:, :1]), values], 1).gather(1, known)
+    return first_crossing(held, t, threshold, 1.0)
 
 
 def valid_time(
     mean_square: Float[Tensor, "n t"],
     variance: Float[Tensor, " n"],
-    times: Float[Tensor, " t"],
+    times: Numbers,
     threshold: float = VALID,
 ) -> Events:
     """First time the error is above a share of the flow's own variability.
@@ -140,6 +161,9 @@ def valid_time(
         times: Of the frames.
         threshold: Errors are taken relative to the root of `variance`.
     """
+    check_real(mean_square, variance)
+    if variance.shape != mean_square.shape[:1]:
+        raise ValueError(f"{len(mean_square)} curves need a variance each, got shape {tuple(variance.shape)}.")
     return first_crossing((mean_square / variance[:, None]).sqrt(), times, threshold, 0.0, below=False)
 
 
