@@ -207,7 +207,7 @@ def test_a_truth_shorter_than_training_and_than_the_data(one_thread, capsys):
     assert "generate" not in capsys.readouterr().err
     _, section = rollout_record(MAKE, found)
     assert len(section["spectra"]["truth"]) == 1 and section["windows"][0]["to"] == 1
-    with pytest.raises(ConfigError, match="steps=5 is less than the 30"):
+    with pytest.raises(ConfigError, match="steps=5 are fewer than the 30"):
         lengths(PDE, Evaluation(steps=5), 1)
 
 

@@ -267,6 +267,20 @@ def test_what_is_zero_has_no_relative_error():
         assert metrics.rel_l2(u * 2, u, least=least).isnan().tolist() == [not sized, True]
 
 
+def test_channels_stand_alone_when_asked_for():
+    """Errors of 0.1 and 0.3 of two channels of size 1 and 2, whose deviations in space are 1 and 2 as well."""
+    sign = torch.tensor([1.0, -1.0, 1.0, -1.0])
+    u = torch.stack([sign, 2 * sign])[None]
+    p = u + torch.tensor([0.1, 0.3])[:, None]
+    expected = torch.tensor([[0.1, 0.15]]).double()
+    for name, more in (("nrmse", ()), ("vrmse", ()), ("srmse", ([1.0, 2.0],))):
+        function = getattr(metrics, name)
+        torch.testing.assert_close(function(p, u, *more, channels="each"), expected, rtol=1e-6, atol=0)
+        torch.testing.assert_close(function(p, u, *more), expected.mean(1), rtol=1e-6, atol=0)
+        with pytest.raises(ValueError, match="channels is one of mean, each, got 'all'"):
+            function(p, u, *more, channels="all")
+
+
 def test_what_is_not_finite_is_infinitely_wrong():
     u = torch.rand(3, 2, 9) + 1
     grid, bad = Grid((9,)), u.clone()

@@ -17,6 +17,7 @@ infinitely wrong; relative errors are NaN where the truth has no size to compare
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from opkit.grid import Grid
 
+Channels = Literal["mean", "each"]
 Numbers = Tensor | np.ndarray | Sequence[float]
 """What a few numbers may be given as."""
 
@@ -147,17 +149,25 @@ def rel_linf(prediction: Float[Tensor, "n c *x"], truth: Float[Tensor, "n c *x"]
 
 
 def nrmse(
-    prediction: Float[Tensor, "n c *x"], truth: Float[Tensor, "n c *x"], grid: Grid | None = None
-) -> Float[Tensor, " n"]:
-    """Root mean square error over the root mean square, per sample and channel, then the mean over channels."""
+    prediction: Float[Tensor, "n c *x"],
+    truth: Float[Tensor, "n c *x"],
+    grid: Grid | None = None,
+    channels: Channels = "mean",
+) -> Float[Tensor, "n *c"]:
+    """Root mean square error over the root mean square, per sample and channel, then the mean over channels: `(n,)`;
+    of "each" channel `(n, c)`."""
     error = space_mean(difference(prediction, truth, grid).square(), grid)
-    return ratio(error.sqrt(), space_mean(truth.to(torch.float64).square(), grid).sqrt()).mean(1)
+    return _over(channels, ratio(error.sqrt(), space_mean(truth.to(torch.float64).square(), grid).sqrt()))
 
 
 def vrmse(
-    prediction: Float[Tensor, "n c *x"], truth: Float[Tensor, "n c *x"], grid: Grid | None = None
-) -> Float[Tensor, " n"]:
-    """Root mean square error over the standard deviation in space, per sample and channel, then the mean over channels.
+    prediction: Float[Tensor, "n c *x"],
+    truth: Float[Tensor, "n c *x"],
+    grid: Grid | None = None,
+    channels: Channels = "mean",
+) -> Float[Tensor, "n *c"]:
+    """Root mean square error over the standard deviation in space, per sample and channel, then the mean over channels:
+    `(n,)`; of "each" channel `(n, c)`.
 
     The variance is the plain one (no Bessel correction, no epsilon), so that predicting the mean of a field gives
     exactly 1. A constant field has no such error: NaN.
@@ -167,7 +177,8 @@ def vrmse(
     mean = space_mean(u, grid)
     centred = u - mean.view(*mean.shape, *(1 for _ in u.shape[2:]))
     varies = u.flatten(2).amax(2) > u.flatten(2).amin(2)  # round-off of the mean is no variance
-    return ratio(error.sqrt(), torch.where(varies, space_mean(centred.square(), grid).sqrt(), 0.0)).mean(1)
+    deviation = torch.where(varies, space_mean(centred.square(), grid).sqrt(), 0.0)
+    return _over(channels, ratio(error.sqrt(), deviation))
 
 
 def srmse(
@@ -175,12 +186,19 @@ def srmse(
     truth: Float[Tensor, "n c *x"],
     scale: Numbers | float,
     grid: Grid | None = None,
-) -> Float[Tensor, " n"]:
+    channels: Channels = "mean",
+) -> Float[Tensor, "n *c"]:
     """Root mean square error per sample and channel over a fixed scale (the training data's standard deviation, say),
     then the mean over channels: of a field that decays it does not inflate, as relative errors do. `scale` has a number
-    per channel, `(c,)`; that of a single channel may be a plain number."""
+    per channel, `(c,)`; that of a single channel may be a plain number. Of "each" channel `(n, c)`."""
     error = space_mean(difference(prediction, truth, grid).square(), grid)
-    return ratio(error.sqrt(), per_channel(scale, error.shape[1], error)).mean(1)
+    return _over(channels, ratio(error.sqrt(), per_channel(scale, error.shape[1], error)))
+
+
+def _over(channels: Channels, values: Float[Tensor, "n c"]) -> Float[Tensor, "n *c"]:
+    if channels not in get_args(Channels):
+        raise ValueError(f"channels is one of {', '.join(get_args(Channels))}, got {channels!r}.")
+    return values if channels == "each" else values.mean(1)
 
 
 def per_channel(scale: Numbers | float, channels: int, like: Tensor) -> Float[Tensor, " c"]:
