@@ -153,7 +153,7 @@ def nrmse(
     truth: Float[Tensor, "n c *x"],
     grid: Grid | None = None,
     channels: Channels = "mean",
-) -> Float[Tensor, "n *c"]:
+) -> Tensor:
     """Root mean square error over the root mean square, per sample and channel, then the mean over channels: `(n,)`;
     of "each" channel `(n, c)`."""
     error = space_mean(difference(prediction, truth, grid).square(), grid)
@@ -165,7 +165,7 @@ def vrmse(
     truth: Float[Tensor, "n c *x"],
     grid: Grid | None = None,
     channels: Channels = "mean",
-) -> Float[Tensor, "n *c"]:
+) -> Tensor:
     """Root mean square error over the standard deviation in space, per sample and channel, then the mean over channels:
     `(n,)`; of "each" channel `(n, c)`.
 
@@ -187,7 +187,7 @@ def srmse(
     scale: Numbers | float,
     grid: Grid | None = None,
     channels: Channels = "mean",
-) -> Float[Tensor, "n *c"]:
+) -> Tensor:
     """Root mean square error per sample and channel over a fixed scale (the training data's standard deviation, say),
     then the mean over channels: of a field that decays it does not inflate, as relative errors do. `scale` has a number
     per channel, `(c,)`; that of a single channel may be a plain number. Of "each" channel `(n, c)`."""
@@ -195,7 +195,7 @@ def srmse(
     return _over(channels, ratio(error.sqrt(), per_channel(scale, error.shape[1], error)))
 
 
-def _over(channels: Channels, values: Float[Tensor, "n c"]) -> Float[Tensor, "n *c"]:
+def _over(channels: Channels, values: Float[Tensor, "n c"]) -> Tensor:
     if channels not in get_args(Channels):
         raise ValueError(f"channels is one of {', '.join(get_args(Channels))}, got {channels!r}.")
     return values if channels == "each" else values.mean(1)
