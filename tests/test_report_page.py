@@ -125,6 +125,17 @@ def test_the_page_in_a_browser(flow_run, width, scheme):
         assert {u.split(":")[0] for u in urls} <= {"file", "data"}
         # Nothing but tables, which scroll by themselves, may be wider than a phone.
         assert driver.execute_script("return document.documentElement.scrollWidth") <= width
+        unnamed = "return [...document.querySelectorAll('.scroll')].filter(e => e.tabIndex || !e.ariaLabel).length"
+        assert driver.execute_script(unnamed) == 0
+        named = "return [...document.querySelectorAll('table')].map(e => e.getAttribute('aria-labelledby'))"
+        names = driver.execute_script(named)
+        assert len(set(names)) == len(names) > 5
+        assert all(driver.find_element(By.ID, name).text for name in names)
+        panels = driver.execute_script("return [...document.querySelectorAll('.wide')].map(e => e.clientWidth)")
+        assert len(panels) > 3 and min(panels) > 880
+        hidden = "return [...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth).length"
+        assert (driver.execute_script(hidden) > len(panels)) == (width < 600)  # on a desktop nothing has to scroll
+        assert driver.execute_script(hidden) == 0 or width < 600
         wide = "return [...document.images].filter(i => !i.naturalWidth).length"
         assert driver.execute_script(wide) == 0
         ink = driver.execute_script("return getComputedStyle(document.body).backgroundColor")
