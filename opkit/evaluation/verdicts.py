@@ -287,7 +287,8 @@ def convergence(record: dict[str, Any], ndim: int) -> tuple[float | None, str, s
         why = "its output is not defined there" if changes else "a refinement has too many points"
         return None, "unknown", f"Whether the surrogate converges under refinement was not measured: {why}."
     sizes = ", ".join(size(r, ndim) for r in record["resolutions"])
-    start = f"Given the same functions on {sizes}, its output changes by {', '.join(map(percent, changes))}"
+    found = f"less than {100 * SHOWN:g}%" if max(changes) < SHOWN else ", ".join(map(percent, changes))
+    start = f"Given the same functions on {sizes}, its output changes by {found}"
     if max(changes) <= ROUND_OFF:
         return None, "the same", f"{start}: round-off. It is one function on every grid."
     if changes[-1] <= ROUND_OFF:
@@ -404,9 +405,9 @@ def balance_text(balance: dict[str, Any], dt: float) -> str:
     else:
         ends = interval(ratio, "{:.3g}".format)
         text = (
-            f"Put into the equation, its frames leave {ratio['value']:.3g} times what true frames leave ({ends}; {norm}): "
-            f"at about 1 no telling it from the solver. True frames leave {percent(floor['value'])} of the rate "
-            f"of change, as they are a time of {dt:g} apart, and nothing smaller is seen."
+            f"Put into the equation, its frames leave {ratio['value']:.3g} times what true frames leave ({ends}; "
+            f"{norm}): at about 1 no telling it from the solver. True frames leave {percent(floor['value'])} of the "
+            f"rate of change, as they are a time of {dt:g} apart, and nothing smaller is seen."
         )
     if true["value"] is None:
         return f"{text} The energy budget of true frames is undefined ({true['reason']})."
