@@ -470,7 +470,6 @@ def test_the_page_is_one_well_formed_file_without_network(small_run):
             name not in terms
             and name in json.loads((small_run / "evaluation" / "report.json").read_text())["conventions"]
         )
-    assert ("* Below the labels" in text) == ("%*</td>" in text)
     assert len(text) < 3_000_000
 
 

@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import jsonschema
@@ -14,6 +15,7 @@ import pytest
 
 import opkit
 from opkit.cli import main
+from opkit.evaluation.report import _html
 
 SCHEMA = Path(__file__).parents[1] / "opkit" / "evaluation" / "report.schema.json"
 CHROMIUM, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
@@ -87,6 +89,23 @@ def test_samples_are_the_data_and_what_the_bundle_predicts(which, request):
             again = surrogate(inputs)
         assert np.abs(prediction - again).max() < 1e-5 * np.abs(again).max()
         assert file["grid/x"].shape == truth.shape[-1:]
+
+
+@pytest.mark.parametrize(("error", "starred"), [(3e-3, False), (1e-3, True)])
+def test_a_note_stands_only_under_a_table_that_has_its_mark(small_run, error, starred):
+    """The surrogate errs by 1%, the labels by 0.2%, a solver setting by less than that or more."""
+    report = json.loads((small_run / "evaluation" / "report.json").read_text())
+    report["label_error"] |= {"value": 2e-3, "maximum": 2e-3}
+    times = {"median": 0.1, "low": 0.1, "high": 0.1, "repeats": 3, "batch": 1}
+    known = {"surrogate": 1e-2, "9 x 9": error}
+    own, setting = ({"name": n, "error": e, "latency": times, "throughput": times} for n, e in known.items())
+    report["speed"] = {
+        "surrogate": own, "settings": [setting], "device": "cpu", "threads": 1, "samples": 4, "seconds_of_data": None
+    }  # fmt: skip
+    pictures = dict.fromkeys(("samples", "distribution", "resolution", "spectra", "speed"), SimpleNamespace(png=b""))
+    page = _html(report, pictures, [], opkit.load(small_run))
+    assert "(cpu, 1 thread)" in page and "solver, 9 x 9" in page and "solver, surrogate" not in page
+    assert ("* Below the labels' own error" in page) == (page.count("%*</td>") == 1) == starred
 
 
 @pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver")
