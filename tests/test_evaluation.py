@@ -5,6 +5,7 @@ import dataclasses
 import html.parser
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -15,7 +16,16 @@ from opkit.evaluation import check_gate, fine_resolutions, parse_gate, protocol
 from opkit.evaluation.protocol import bands_of, measure
 from opkit.evaluation.records import Records
 from opkit.evaluation.statistics import Estimate, gain_with_interval, mean_with_interval
-from opkit.evaluation.verdicts import accuracy_text, is_useless, resolution_text, super_resolution
+from opkit.evaluation.verdicts import (
+    accuracy_text,
+    balance_text,
+    gain,
+    is_useless,
+    label_verdict,
+    percent,
+    resolution_text,
+    super_resolution,
+)
 from opkit.grid import Grid
 from opkit.models import FNO
 from opkit.pdes import Darcy
@@ -296,7 +306,10 @@ def row(own=0.03, free=0.05, accuracy=0.001, finer=0.2, strided=0.03, filtered=0
     [
         ({}, None),
         ({"finer": 0.04}, "next to nothing to add: 4.00% of the solution is finer"),
-        ({"accuracy": 0.0067}, "What it gains on interpolation, 2.00%, is below data accuracy (3 times 0.670%"),
+        (
+            {"accuracy": 0.0067},
+            "interpolation, 2.00%, is below data accuracy (3 times the solver's own error there, 0.670%)",
+        ),
         ({"accuracy": 0.0066}, None),
         ({"accuracy": None}, "2.00%, cannot be told from errors of the data: it blew up."),
         ({"own": 0.06, "accuracy": 0.1}, None),  # there is no gain to doubt
@@ -323,8 +336,61 @@ def test_a_rollout_that_fails_earlier_on_a_finer_grid_is_said():
     text = resolution_text(row(**times(20.0, 19.0)), here, 13, 2, "native")
     assert "Rolled out" not in text
     text = resolution_text(row(**times(18.0, 2.5)), here, 13, 2, "native")
-    assert "it is uncorrelated with the truth after 18 time units there, after 20 or more on 13 x 13" in text
+    assert (
+        "has lost the true trajectory (correlation below 0.8) after 18 time units there, after 20 or more on 13 x 13"
+        in text
+    )
     assert "it diverges after 2.5 time units there, after 20 or more on 13 x 13" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(None, "undefined"), (0.0, "0%"), (3.76e-9, "below 0.001%"), (-9.9e-6, "below 0.001%"), (1e-5, "0.00100%"),
+     (0.0109, "1.09%"), (1.69, "169%")],
+)  # fmt: skip
+def test_people_are_shown_digits_that_mean_something(value, said):
+    assert percent(value) == said
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(None, "undefined"), (-7.29e-6, "0.000"), (5e-4, "0.001"), (0.6382, "0.638"), (-2.664, "-2.664"), (-26.64, "-27"),
+     (-999, "-999"), (-2.72e6, "< -1000")],
+)  # fmt: skip
+def test_gains_are_shown_likewise(value, said):
+    assert gain(value) == said
+
+
+def test_no_sentence_has_meaningless_digits():
+    small = row(own=1e-9, free=3e-9, accuracy=4e-9, finer=2e-8, strided=1e-9, filtered=2e-9)
+    label = {"value": 2.5e-9, "n": 4}
+    for text in (resolution_text(small, {}, 13, 2, "native"), label_verdict({"value": 0.01}, label)["text"]):
+        assert "e-0" not in text and "below 0.001%" in text and "about below" not in text
+
+
+def balance(ratio, floor, own, true):
+    def figure(value, **more):
+        return {"value": value, "ci_low": None, "reason": "all samples agree"} | more
+
+    return {
+        "trajectories": 8, "residual_ratio": figure(ratio, ci_low=0.9, ci_high=1.1), "truth_residual": figure(floor),
+        "energy_budget": {"surrogate": figure(own), "truth": figure(true)},
+    }  # fmt: skip
+
+
+def test_frames_too_far_apart_are_evidence_of_nothing():
+    """True frames that leave half the rate of change over: a ratio of one to them is no praise."""
+    text = balance_text(balance(0.994, 0.485, 0.766, 0.748), 0.5)
+    assert "a time of 0.5 apart say nothing" in text and "48.5% of the rate of change" in text
+    assert not [words for words in ("0.994", "times what", "no telling", "76.6%") if words in text]
+    assert "74.8% of what is dissipated" in text
+    close = balance_text(balance(22.4, 0.0354, 0.206, 0.00580), 1.0)
+    assert "22.4 times what true frames leave (95% interval 0.9 to 1.1; H⁻¹ norm, 8 trajectories)" in close
+    assert "20.6% of what is dissipated (true frames: 0.580%)" in close and "nothing of" not in close
+    mixed = balance_text(balance(22.4, 0.0354, 0.206, 0.11), 1.0)
+    assert "22.4 times" in mixed and "20.6%" not in mixed and "11.0% of what is dissipated" in mixed
+    unknown = balance_text(balance(None, None, None, None), 1.0)
+    assert "undefined (all samples agree)" in unknown and "None" not in unknown
 
 
 @pytest.mark.parametrize(("error", "useless"), [(0.4, False), (0.5, True), (None, True)])
@@ -394,6 +460,16 @@ def test_the_page_is_one_well_formed_file_without_network(small_run):
     assert "http://" not in text.replace("http://www.w3.org", "")
     assert "https://" not in text
     assert "default-src 'none'" in text
+    # Nothing reads as the mean of the errors but that; no rollout is explained where there is none; no dangling note.
+    heads = re.findall(r'<th scope="col"[^>]*>([^<]*)</th>', text)
+    assert heads[:7] == ["metric", "mean", "95% interval", "median", "p90", "largest", "training mean"]
+    terms = re.findall(r"<dt><code>([^<]*)</code>", text)
+    assert {"norm", "rel_l2", "rel_energy", "interval"} <= set(terms)
+    for name in ("rel_l2_step", "horizon", "correlation_time", "valid_time", "energy_budget", "srmse"):
+        assert (
+            name not in terms
+            and name in json.loads((small_run / "evaluation" / "report.json").read_text())["conventions"]
+        )
     assert len(text) < 3_000_000
 
 

@@ -53,6 +53,7 @@ def test_only_what_differs_by_more_than_chance_is_worse(runs, tmp_path):
     assert found["runs"][-1]["run"] == "c" and found["runs"][-1]["difference"]["p_holm"] < 0.05
     assert "cannot be told apart" in summary(found)
     page = (tmp_path / "out" / "leaderboard.html").read_text()
+    assert '<div class="scroll" tabindex="0" role="region" aria-label="Runs compared">' in page
     assert "<strong>" not in page and "http" not in re.sub(r"Content-Security-Policy|http-equiv", "", page)
     with open(tmp_path / "out" / "leaderboard.csv", newline="") as file:
         assert [row["run"] for row in csv.DictReader(file)] == [row["run"] for row in found["runs"]]

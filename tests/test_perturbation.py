@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import math
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -525,6 +526,35 @@ def test_every_state_keeps_its_own_constants():
     assert "is multiplied by up to" in perturbation_text(record)
 
 
+def test_a_symmetry_is_judged_by_the_states_it_is_kept_to_least_on():
+    """Of a true state and of its own after 1, 5 and 10 steps the latter are further off; only all are round-off."""
+    record = measured(Diffusion(Stepping()), WEAK, Stepping()).record()
+    moves = record["symmetries"]
+    assert "It keeps, to round-off, to every move tried" in perturbation_text(record)
+    assert "equation as it is (4 states)." in perturbation_text(record)
+    record["own"]["10x"] = deepcopy(record["own"]["10x"])
+    record["own"]["10x"]["surrogate"]["symmetry"][moves[0]] = 0.019
+    record["true"]["surrogate"]["symmetry"][moves[0]] = 0.001
+    text = perturbation_text(record)
+    assert "to every move" not in text and f"a shift along {moves[0].replace(', ', ' by ')}: it is off by 1.90%" in text
+    assert "1.90% on 1 of its own after 10 steps (solver round-off)" in text
+    lost = deepcopy(record)
+    lost["own"]["10x"]["surrogate"]["symmetry"] = None
+    assert "0.100% on 1 true state (solver round-off)" in perturbation_text(lost)
+    lost["true"]["surrogate"]["symmetry"][moves[0]] = 0.0
+    assert "equation as it is (3 states)." in perturbation_text(lost)
+
+
+def test_a_line_says_on_how_many_states():
+    record = measured(Diffusion(Stepping()), WEAK, Stepping()).record()
+    assert record["states"] == {"true": 1, "1x": 1, "5x": 1, "10x": 1}
+    record["states"] |= {"true": 4, "10x": 2}
+    text = perturbation_text(record)
+    assert " on 4 true states (solver" in text and " on 1 of its own after 1 step (" in text
+    assert " on 1 of its own after 5 steps (solver" in text and " on 2 of its own after 10 steps (solver" in text
+    assert "none that the solver does not (8 states)" in text
+
+
 def test_a_solver_without_derivatives_is_taken_by_differences(monkeypatch):
     """One that leaves torch, one that loses its derivative on the way, one of which nobody knows how long its steps."""
     solve = Burgers._solve
@@ -577,7 +607,7 @@ def test_waves_that_only_the_surrogate_amplifies_are_named():
     wrong = [k for k in found["shells"] if k >= 6 and 100 * math.exp(-0.02 * k**2) > 1]
     assert len(wrong) == 2
     decay = math.exp(-0.02 * wrong[0] ** 2)
-    words = f"on true states {len(wrong)} of the wavenumbers {wrong[0]} to {wrong[-1]}, {wrong[0]} by a factor of "
+    words = f"on 1 true state {len(wrong)} of the wavenumbers {wrong[0]} to {wrong[-1]}, {wrong[0]} by a factor of "
     assert f"{words}{100 * decay:.3g} (solver {decay:.3g})" in text
     for pair in (found["true"], *found["own"].values()):
         pair["solver"]["gain"] = pair["surrogate"]["gain"]

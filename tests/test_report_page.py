@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import jsonschema
@@ -14,6 +15,7 @@ import pytest
 
 import opkit
 from opkit.cli import main
+from opkit.evaluation.report import _html
 
 SCHEMA = Path(__file__).parents[1] / "opkit" / "evaluation" / "report.schema.json"
 CHROMIUM, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
@@ -89,6 +91,23 @@ def test_samples_are_the_data_and_what_the_bundle_predicts(which, request):
         assert file["grid/x"].shape == truth.shape[-1:]
 
 
+@pytest.mark.parametrize(("error", "starred"), [(3e-3, False), (1e-3, True)])
+def test_a_note_stands_only_under_a_table_that_has_its_mark(small_run, error, starred):
+    """The surrogate errs by 1%, the labels by 0.2%, a solver setting by less than that or more."""
+    report = json.loads((small_run / "evaluation" / "report.json").read_text())
+    report["label_error"] |= {"value": 2e-3, "maximum": 2e-3}
+    times = {"median": 0.1, "low": 0.1, "high": 0.1, "repeats": 3, "batch": 1}
+    known = {"surrogate": 1e-2, "9 x 9": error}
+    own, setting = ({"name": n, "error": e, "latency": times, "throughput": times} for n, e in known.items())
+    report["speed"] = {
+        "surrogate": own, "settings": [setting], "device": "cpu", "threads": 1, "samples": 4, "seconds_of_data": None
+    }  # fmt: skip
+    pictures = dict.fromkeys(("samples", "distribution", "resolution", "spectra", "speed"), SimpleNamespace(png=b""))
+    page = _html(report, pictures, [], opkit.load(small_run))
+    assert "(cpu, 1 thread)" in page and "solver, 9 x 9" in page and "solver, surrogate" not in page
+    assert ("* Below the labels' own error" in page) == (page.count("%*</td>") == 1) == starred
+
+
 @pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver")
 @pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (390, "dark")])
 def test_the_page_in_a_browser(flow_run, width, scheme):
@@ -125,6 +144,17 @@ def test_the_page_in_a_browser(flow_run, width, scheme):
         assert {u.split(":")[0] for u in urls} <= {"file", "data"}
         # Nothing but tables, which scroll by themselves, may be wider than a phone.
         assert driver.execute_script("return document.documentElement.scrollWidth") <= width
+        unnamed = "return [...document.querySelectorAll('.scroll')].filter(e => e.tabIndex || !e.ariaLabel).length"
+        assert driver.execute_script(unnamed) == 0
+        named = "return [...document.querySelectorAll('table')].map(e => e.getAttribute('aria-labelledby'))"
+        names = driver.execute_script(named)
+        assert len(set(names)) == len(names) > 5
+        assert all(driver.find_element(By.ID, name).text for name in names)
+        panels = driver.execute_script("return [...document.querySelectorAll('.wide')].map(e => e.clientWidth)")
+        assert len(panels) > 3 and min(panels) > 880
+        hidden = "return [...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth).length"
+        assert (driver.execute_script(hidden) > len(panels)) == (width < 600)  # on a desktop nothing has to scroll
+        assert driver.execute_script(hidden) == 0 or width < 600
         wide = "return [...document.images].filter(i => !i.naturalWidth).length"
         assert driver.execute_script(wide) == 0
         ink = driver.execute_script("return getComputedStyle(document.body).backgroundColor")

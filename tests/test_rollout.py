@@ -14,6 +14,7 @@ import opkit
 from opkit.cli import main
 from opkit.datamodule import MemoryFields
 from opkit.errors import ConfigError
+from opkit.evaluation.figures import percent_axis, render
 from opkit.evaluation.protocol import fine_problems, measure
 from opkit.evaluation.records import Records, resolution_rows
 from opkit.evaluation.verdicts import label_verdict
@@ -299,6 +300,27 @@ def test_a_run_with_history_and_residual_targets(tmp_path, capsys):
     assert surrogate.model.output_normalizer.std[0] < surrogate.model.input_normalizer.std[0] / 2
     assert main(["verify", str(run)]) == 0
     assert "confirmed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "shown"),
+    [
+        (0.6, 9.0, ["100%", "200%", "500%"]),
+        (0.015, 0.3, ["2%", "5%", "10%", "20%"]),
+        (0.9e-5, 2.0, ["0.001%", "0.01%", "0.1%", "1%", "10%", "100%"]),
+        (0.0121, 0.0137, ["1.22%", "1.24%", "1.26%", "1.28%", "1.3%", "1.32%", "1.34%", "1.36%"]),
+    ],
+)
+def test_ticks_are_percent_all_of_them(low, high, shown):
+    def draw(figure):
+        axis = figure.subplots()
+        axis.set_yscale("log")
+        axis.set_ylim(low, high)
+        percent_axis(axis)
+
+    axis = render(draw, 6.4, 4.2)._figure.axes[0]
+    ticks = [(t.get_loc(), t.label1.get_text()) for t in [*axis.yaxis.get_major_ticks(), *axis.yaxis.get_minor_ticks()]]
+    assert [text for where, text in ticks if low <= where <= high] == shown
 
 
 def test_uneven_frames_cannot_be_stepped():

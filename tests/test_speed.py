@@ -394,6 +394,26 @@ def test_alone_and_in_batches_are_judged_apart_and_the_worse_counts():
     assert whole.verdict == FASTER and "paid back after 300 solves" in speed_text(whole.record())
 
 
+def test_errors_below_round_off_are_drawn_as_bounds():
+    own = point("surrogate", 1e-2, 0.1, 0.05)
+    settings = [point("coarse", 1e-1, 0.25, 0.01), point("slow", 2e-1, 0.5, 0.5), point("exact", 3e-12, 1.0, 0.04)]
+    comparisons = {m: _compare(own, settings, m, 100.0, 20.0) for m in MODES}
+    speed = Speed(own, settings, {}, {}, comparisons, 100.0, 20.0, {}, "64 points", None, 8, "cpu", 2, 1.0, 1.0)
+    record = speed.record()
+
+    def drawn(record):
+        axis = pareto_picture(record)._figure.axes[0]
+        open_ = {float(y) for line in axis.lines if line.get_mfc() == "white" for y in line.get_ydata()}
+        return open_, {text.get_text() for text in axis.get_legend().get_texts()}
+
+    bounds, said = drawn(record)
+    assert bounds == {1e-7} and "at most this: below round-off of float32" in said
+    assert {"coarse", "exact", "surrogate", "other settings"} <= said and "slow" not in said
+    record["settings"] = [record["settings"][0]]
+    bounds, said = drawn(record)
+    assert bounds == set() and said == {"coarse", "surrogate"}
+
+
 @pytest.mark.parametrize(("mode", "seconds"), [("stored", 220.0), ("online", 20.0)])
 def test_data_cost_what_labels_cost_here(clock, monkeypatch, mode, seconds):
     label = PDE.label

@@ -63,6 +63,25 @@ def legend(axis: Any, columns: int) -> None:
     )  # fmt: skip
 
 
+def percent_axis(axis: Any, unit: float = 1.0) -> None:
+    """Ticks of a logarithmic y axis in percent: decades, or 1, 2 and 5 of each where there are few, or
+    whatever fits between.
+
+    Args:
+        axis: Its limits are final.
+        unit: What 100% are on it.
+    """
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+
+    low, high = axis.get_ylim()
+    locator: Any = LogLocator(subs=(1.0, 2.0, 5.0) if high < 300 * low else (1.0,), numticks=12)
+    if sum(low <= tick <= high for tick in locator.tick_values(low, high)) < 2:
+        locator = MaxNLocator(5)
+    axis.yaxis.set_major_locator(locator)
+    axis.yaxis.set_minor_locator(NullLocator())
+    axis.yaxis.set_major_formatter(lambda v, _: f"{100 * v / unit:.4g}%")
+
+
 def samples(
     measured: Measured, inputs: tuple[str, ...], outputs: tuple[str, ...], grid: Grid, horizon: int | None
 ) -> Picture:
@@ -164,12 +183,7 @@ def error_by_resolution(rows: list[dict[str, Any]], training: dict[str, Any]) ->
         ticks = [training["resolution"], *(r["resolution"] for r in rows)]
         axis.set_xticks(ticks, [str(t) for t in ticks])
         axis.minorticks_off()
-        low, high = axis.get_ylim()
-        marks = [v for v in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200) if low <= v <= high]
-        if high > 1000 * low:
-            axis.yaxis.set_major_formatter(lambda v, _: f"{v:g}%")
-        elif len(marks) >= 2:
-            axis.set_yticks(marks, [f"{m:g}%" for m in marks])
+        percent_axis(axis, 100.0)
         axis.set_xlabel("points per side (training grid marked)")
         axis.set_ylabel("relative L2 error")
         axis.grid(alpha=0.25)

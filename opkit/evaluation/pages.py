@@ -27,7 +27,8 @@ def render_page(template: str, script: str = "", **values: Any) -> str:
     )
     environment.filters["percent"] = verdicts.percent
     environment.filters["some"] = verdicts.some
-    environment.filters["short"] = lambda v: "undefined" if v is None else f"{100 * v:.3g}%"
+    environment.filters["cell"] = lambda v: verdicts.percent(v).replace("below", "<")  # of a table
+    environment.filters["gain"] = verdicts.gain
     environment.filters["number"] = lambda v: "undefined" if v is None else f"{v:.3g}"
     policy = f"default-src 'none'; img-src data:; style-src {_digest(style)}"
     if code:

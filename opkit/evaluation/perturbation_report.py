@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from opkit.evaluation.figures import INK, Picture, legend, render
+from opkit.evaluation.verdicts import percent, some
 
 ROUND_OFF = 1e-10
 """A symmetry kept to this much is kept."""
@@ -22,7 +23,7 @@ def perturbation_text(record: dict[str, Any]) -> str:
     sets = {"true": record["true"], **record["own"]}
     sentences = [
         _growing(record, sets), _spurious(record, sets), _amplified(record, sets), _in_the_long_run(record),
-        _broken(record), _cut_short(record),
+        _broken(record, sets), _cut_short(record),
     ]  # fmt: skip
     return " ".join(filter(None, sentences)) or "Nothing could be measured of its response to perturbations."
 
@@ -33,13 +34,19 @@ def where(record: dict[str, Any], kind: str) -> str:
     return "true states" if kind == "true" else f"its own after {step} step{'s' if step > 1 else ''}"
 
 
+def _where(record: dict[str, Any], kind: str) -> str:
+    """The same with the number of them: on one state, what is largest may be far from it on others."""
+    n = record["states"][kind]
+    return some(n, "true state") if kind == "true" else f"{n} of {where(record, kind)}"
+
+
 def _growing(record: dict[str, Any], sets: dict[str, Any]) -> str | None:
     """Of singular values: of the lowest waves, which training data vary and all solvers tell; then of everything."""
 
     def grows(name: str) -> list[tuple[float, str]]:
         largest = {kind: [_largest(sets[kind].get(who, {}).get(name)) for who in _PAIR] for kind in sets}
         return [
-            (own, f"{own:.3g} on {where(record, kind)} (solver {_number(solver)})")
+            (own, f"{own:.3g} on {_where(record, kind)} (solver {_number(solver)})")
             for kind, (own, solver) in largest.items()
             if own is not None
         ]
@@ -66,30 +73,32 @@ def _spurious(record: dict[str, Any], sets: dict[str, Any]) -> str | None:
     _, kind, own, theirs = max(found)
     steps = record["applications"]
     return (
-        f"On {where(record, kind)} it multiplies a perturbation of {100 * record['size']:g}% by {own:.3g} in "
+        f"On {_where(record, kind)} it multiplies a perturbation of {100 * record['size']:g}% by {own:.3g} in "
         f"{f'{steps} steps' if steps > 1 else 'a step'} that the solver multiplies by {theirs:.3g}."
     )
 
 
 def _amplified(record: dict[str, Any], sets: dict[str, Any]) -> str | None:
     """Wavenumbers that grow in the surrogate alone."""
-    wrong, tried = [], 0
+    wrong, tried, states = [], 0, 0
     for kind in sets:
         gains = [sets[kind].get(who, {}).get("gain") for who in _PAIR]
         if not all(gains):
             continue
         rows = [row for row in zip(record["shells"], *gains, strict=True) if None not in row]
-        tried = max(tried, len(rows))
+        tried, states = max(tried, len(rows)), states + record["states"][kind]
         if grown := [row for row in rows if row[1] > AMPLIFIED and row[2] <= KEPT]:
             kappa, own, solver = max(grown, key=lambda row: row[1])
             many = f"{len(grown)} of the wavenumbers {grown[0][0]} to {grown[-1][0]}, {kappa}"
             wrong.append(
-                f"on {where(record, kind)} {many if len(grown) > 1 else f'wavenumber {kappa}'} by a factor of "
+                f"on {_where(record, kind)} {many if len(grown) > 1 else f'wavenumber {kappa}'} by a factor of "
                 f"{own:.3g} (solver {solver:.3g})"
             )
     if wrong:
         return f"It amplifies waves of random phases that the solver does not: {_listed(wrong)}."
-    return f"Of the {tried} wavenumbers tried it amplifies none that the solver does not." if tried else None
+    if not tried:
+        return None
+    return f"Of the {tried} wavenumbers tried it amplifies none that the solver does not ({some(states, 'state')})."
 
 
 def _in_the_long_run(record: dict[str, Any]) -> str | None:
@@ -110,21 +119,36 @@ def _in_the_long_run(record: dict[str, Any]) -> str | None:
     )
 
 
-def _broken(record: dict[str, Any]) -> str | None:
-    errors = record["true"].get("surrogate", {}).get("symmetry") or {}
-    known = {name: errors[name] for name in record["symmetries"] if errors.get(name) is not None}
+def _broken(record: dict[str, Any], sets: dict[str, Any]) -> str | None:
+    """Of the move that is kept to least, on whatever states that is."""
+    errors = {kind: [_symmetry(sets[kind], "surrogate", move) for move in record["symmetries"]] for kind in sets}
+    whole = [kind for kind, found in errors.items() if found and None not in found]
+    known = [
+        (error, kind, move)
+        for kind, found in errors.items()
+        for error, move in zip(found, record["symmetries"], strict=True)
+        if error is not None
+    ]
     if not known:
         return None
-    worst = max(known, key=lambda name: known[name])
-    if known[worst] < ROUND_OFF:
-        return "It keeps, to round-off, to every move tried that leaves the equation as it is."
-    solver = (record["true"]["solver"]["symmetry"] or {}).get(worst)
-    theirs = "unknown" if solver is None else "to round-off" if solver < ROUND_OFF else f"{100 * solver:.2g}%"
-    move = f"a shift along {worst.replace(', ', ' by ')}" if " cells" in worst else worst
+    worst, kind, move = max(known, key=lambda found: found[0])
+    if worst < ROUND_OFF:
+        if not whole:
+            return None
+        states = some(sum(record["states"][k] for k in whole), "state")
+        return f"It keeps, to round-off, to every move tried that leaves the equation as it is ({states})."
+    solver = _symmetry(sets[kind], "solver", move)
+    theirs = "unknown" if solver is None else "round-off" if solver < ROUND_OFF else percent(solver)
+    words = f"a shift along {move.replace(', ', ' by ')}" if " cells" in move else move
     return (
-        f"Of the moves that leave the equation as it is, the one it keeps to least is {move}: to "
-        f"{100 * known[worst]:.2g}% (solver {theirs})."
+        f"Of the moves that leave the equation as it is, the one it keeps to least is {words}: it is off by "
+        f"{percent(worst)} on {_where(record, kind)} (solver {theirs})."
     )
+
+
+def _symmetry(pair: dict[str, Any], who: str, move: str) -> float | None:
+    found: float | None = (pair.get(who, {}).get("symmetry") or {}).get(move)
+    return found
 
 
 def _cut_short(record: dict[str, Any]) -> str | None:

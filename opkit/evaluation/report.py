@@ -66,10 +66,11 @@ CONVENTIONS = {
     "truth, size over the truth's, and 1 - cosine of the angle between the two, 0 to 2; undefined where the truth "
     "has less than 1e-12 of its energy",
     "residual_ratio": "H^-1 norm of what three frames leave over in the equation, time derivative by central "
-    "difference, over that of true frames, root mean square over time: 1 is not to be told from the solver",
+    "difference, over that of true frames, root mean square over time: 1 is not to be told from the solver; no "
+    "evidence where true frames leave more than a tenth of the rate of change",
     "energy_budget": "energy gained for no reason over energy dissipated, of three frames; root mean square over time",
     "interval": "95%, BCa bootstrap over samples; of times to an event, percentile bootstrap",
-    "rel_l2_step": "as rel_l2, of the frame at the horizon alone",
+    "rel_l2_step": "as rel_l2, of the frame at the step given alone",
     "horizon": "steps rolled out from the frames given, each from the surrogate's own output; rel_l2 is over all",
     "correlation_time": "first time the centred correlation over space is below 0.8 (or the number after @)",
     "valid_time": "first time the error passes 0.4 root mean square deviations of the truth from the training mean",
@@ -377,10 +378,22 @@ def _largest(values: float | list[float | None] | None) -> str | None:
     return f"{max(known):.3g}" if known else None
 
 
+def shown_conventions(report: dict[str, Any]) -> dict[str, str]:
+    """Those of `CONVENTIONS` that the report's page speaks of: of metrics, the ones it has."""
+    known = {m["name"].partition("@")[0] for m in report["metrics"]} | {
+        "norm", "interval", "label_error", "resolved", "strided", "data_accuracy", "representation", "convergence"
+    }  # fmt: skip
+    if report["bands"]:
+        known.add("band_rel")
+    if report["horizon"]:
+        known |= {"horizon", "value of a time"}
+    return {names: text for names, text in CONVENTIONS.items() if known & set(names.split(", "))}
+
+
 def _html(
     report: dict[str, Any], pictures: dict[str, Picture], animations: list[dict[str, Any]], surrogate: Surrogate
 ) -> str:
-    spec = surrogate.spec
+    spec, balance = surrogate.spec, (report["rollout"] or {}).get("balance")
     own = [m for m in report["metrics"] if m["resolution"] == report["training_resolution"]]
     errors = {m["name"] for m in own if m["model"] == "mean"}  # what has baselines to stand beside
     table: dict[str, dict[str, Any]] = {}
@@ -402,4 +415,7 @@ def _html(
         pictures={name: data_url(picture.png) for name, picture in pictures.items()},
         animations=animations,
         bars=[data_url(bar) for bar in rollout_figures.colour_bars()] if animations else [],
+        conventions=shown_conventions(report),
+        balance=None if not balance else verdicts.balance_text(balance, report["rollout"]["time_step"]),
+        other_models={name: figures.LABEL.get(name, name) for name in table["rel_l2"] if name != "surrogate"},
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from opkit.evaluation.figures import INK, LABEL, Picture, legend, render
+from opkit.evaluation.figures import INK, LABEL, Picture, legend, percent_axis, render
 from opkit.evaluation.rollout import Rollout
 from opkit.grid import Grid
 from opkit.metrics import CORRELATED
@@ -46,7 +46,7 @@ def error_fan(section: dict[str, Any]) -> Picture:
         axis.set_yscale("log")
         if len(shown):
             axis.set_ylim(shown.min() / 3, min(shown.max() * 3, 1e3))
-        axis.yaxis.set_major_formatter(lambda v, _: f"{100 * v:g}%")
+        percent_axis(axis)
         _trained(axis, section, dt)
         axis.set_xlabel("time")
         axis.set_ylabel("relative L2 error of the frame")
@@ -127,10 +127,14 @@ def spectra_over_time(section: dict[str, Any]) -> Picture:
 def drift(section: dict[str, Any]) -> Picture:
     """The equation's quantities over time, truth and rollout: medians and the middle four fifths."""
     names, dt = list(section["quantities"]), section["time_step"]
+    columns = 2 if len(names) > 3 else len(names)
+    rows = -(-len(names) // columns)
 
     def draw(figure: Any) -> None:
-        axes = figure.subplots(1, len(names), squeeze=False)[0]
-        for axis, name in zip(axes, names, strict=True):
+        axes = figure.subplots(rows, columns, squeeze=False).flatten()
+        for axis in axes[len(names) :]:
+            axis.remove()
+        for axis, name in zip(axes, names, strict=False):
             quantity = section["quantities"][name]
             t = dt * np.array(quantity["step"])
             for model in ("truth", "surrogate"):
@@ -144,7 +148,7 @@ def drift(section: dict[str, Any]) -> Picture:
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, frameon=False, fontsize=9, loc="outside upper left", ncols=3)
 
-    return render(draw, 3.8 * len(names), 3.4)
+    return render(draw, 11, 3.2 * rows)
 
 
 @dataclass

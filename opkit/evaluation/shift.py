@@ -22,7 +22,7 @@ from torch import Tensor
 
 from opkit import metrics
 from opkit.errors import OpkitError
-from opkit.evaluation.figures import Picture, legend, render
+from opkit.evaluation.figures import Picture, legend, percent_axis, render
 from opkit.evaluation.records import Record, Records
 from opkit.evaluation.rollout import POINTS_PER_CALL
 from opkit.evaluation.verdicts import percent
@@ -174,9 +174,7 @@ def shift_picture(section: Record) -> Picture:
         axis.set_xscale("log", base=2)
         axis.set_yscale("log")
         axis.xaxis.set_major_formatter(lambda v, _: f"{v:g}")
-        axis.yaxis.set_major_formatter(lambda v, _: f"{v:g}%")
-        low, high = axis.get_ylim()
-        axis.yaxis.set_minor_formatter(lambda v, _: f"{v:g}%" if high < 10 * low else "")
+        percent_axis(axis, 100.0)
         axis.axvline(1, color="#bbbbbb", lw=1, zorder=0)
         axis.set_xlabel("new value over the trained one")
         axis.set_ylabel("relative L2 error")

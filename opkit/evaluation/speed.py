@@ -56,6 +56,8 @@ GAIN = 0.95
 """A larger batch is worth trying as long as the last one brought the time per sample down to this part."""
 MARGIN = 1.1
 """Ratio of times up to which they count as equal: times move by as much from one moment to the next."""
+GREY = "#bbbbbb"
+"""Settings that others beat, in the picture."""
 MODES = {"latency": "one at a time", "throughput": "in batches"}
 
 Bound = Literal["equal", "at most", "more than"]
@@ -587,7 +589,7 @@ def _clock(seconds: float) -> str:
 
 def pareto_picture(record: dict[str, Any]) -> figures.Picture:
     """PNG of error against seconds per sample, one at a time and in batches: the surrogate and the solver settings, of
-    which those of the front are named.
+    which those of the front are named. Errors below round-off are open circles there: they are no larger.
 
     Args:
         record: Of a `Speed` with at least one setting.
@@ -598,8 +600,13 @@ def pareto_picture(record: dict[str, Any]) -> figures.Picture:
         for axis, (mode, words) in zip(figure.subplots(1, 2, sharey=True), MODES.items(), strict=True):
             points = [(p[mode]["median"], max(p["error"], ROUND_OFF)) for p in settings]
             front = pareto(points)
-            axis.loglog(*zip(*points, strict=True), ls="", marker="o", ms=4, color="#bbbbbb")
-            axis.loglog(*zip(*front, strict=True), marker="o", ms=4, lw=1.4, color=figures.INK["oracle"])
+            axis.set_xscale("log")
+            axis.set_yscale("log")
+            axis.plot(*zip(*front, strict=True), lw=1.4, color=figures.INK["oracle"])
+            hidden = [p["error"] < ROUND_OFF for p in settings]
+            for point, low in zip(points, hidden, strict=True):
+                colour = figures.INK["oracle"] if point in front else GREY
+                axis.plot(*point, ls="", marker="o", ms=4, color=colour, mfc="white" if low else colour)
             for number, point in enumerate(front, 1):
                 name = settings[points.index(point)]["name"]
                 axis.annotate(f"{number}", point, (4, 3), textcoords="offset points", fontsize=9)
@@ -610,6 +617,11 @@ def pareto_picture(record: dict[str, Any]) -> figures.Picture:
                     label="surrogate",
                 )  # fmt: skip
                 axis.axhline(own["error"], color=figures.INK["surrogate"], lw=0.8, alpha=0.4, zorder=0)
+            if len(front) < len(points):
+                axis.plot([], ls="", marker="o", ms=4, color=GREY, label="other settings")
+            if any(hidden):
+                label = "at most this: below round-off of float32"
+                axis.plot([], ls="", marker="o", ms=4, color=figures.INK["oracle"], mfc="white", label=label)
             axis.set_title(words, fontsize=10)
             axis.set_xlabel("seconds per sample")
             axis.xaxis.set_minor_formatter(lambda *_: "")  # labels of a short axis would overlap

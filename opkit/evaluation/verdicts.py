@@ -32,6 +32,12 @@ CONVERGES = 0.5
 """Least order of the changes from grid to grid that is called convergence."""
 
 
+SHOWN = 1e-5
+"""Least ratio of which people are shown digits; report.json has all."""
+TELLING = 0.1
+"""Largest part of a rate that true frames may leave over in an equation for the surrogate's to tell anything."""
+
+
 QUESTIONS = {
     "accuracy": "Is it accurate?",
     "label_error": "Are the labels good enough to tell?",
@@ -89,10 +95,21 @@ def above_data_accuracy(own: dict[str, Any], interpolation: dict[str, Any], accu
 
 
 def percent(value: float | None) -> str:
-    """1.09% with three significant digits."""
+    """1.09% with three significant digits; of what is not zero, but less than `SHOWN`, only that."""
     if value is None:
         return "undefined"
+    if abs(value) < SHOWN:
+        return f"below {100 * SHOWN:g}%" if value else "0%"
     return (f"{100 * value:.0f}" if 9.995 <= abs(value) < 1e4 else f"{100 * value:#.3g}".rstrip(".")) + "%"
+
+
+def gain(value: float | None) -> str:
+    """0.123; 0.000 and "< -1000" where digits would say no more."""
+    if value is None:
+        return "undefined"
+    if value <= -1000:
+        return "< -1000"
+    return "0.000" if abs(value) < 5e-4 else f"{value:.3f}" if value > -10 else f"{value:.0f}"
 
 
 def some(n: int, noun: str) -> str:
@@ -159,8 +176,9 @@ def label_verdict(error: dict[str, Any], label: dict[str, Any]) -> dict[str, Any
             "verdict": "unknown",
             "text": f"The labels' own error is unknown: {label['reason']}.",
         }
+    about = "" if label["value"] < SHOWN else "about "
     known = (
-        f"The labels' own discretisation error is about {percent(label['value'])} (from {label['n']} of the test "
+        f"The labels' own discretisation error is {about}{percent(label['value'])} (from {label['n']} of the test "
         "samples, solved again on a refined grid)"
     )
     if error["value"] is None or error["value"] > LABEL_MARGIN * label["value"]:
@@ -188,9 +206,9 @@ def resolution_text(
     """Sentences on one finer grid, which the model meets as `mode` says, beside what was found on the training grid."""
     grid, coarse = size(row["resolution"], ndim), size(training, ndim)
     figures = (
-        f"its error is {percent(row['surrogate']['value'])}, interpolating its prediction on {coarse} gives "
-        f"{percent(row['interpolation']['value'])}, interpolating the true solution on {coarse} "
-        f"{percent(row['oracle']['value'])}"
+        f"its error is {percent(row['surrogate']['value'])}; interpolating from {coarse} has "
+        f"{percent(row['interpolation']['value'])} with its prediction and {percent(row['oracle']['value'])} with the "
+        "true solution"
     )
     advice = {
         "super-resolves": "It adds scales the training grid cannot hold.",
@@ -206,7 +224,8 @@ def resolution_text(
     found = [f"On {grid} it {row['verdict']}{how}: {figures}.", advice, *_qualms(row)]
     if text := restriction_text(row):
         found.append(text)
-    for name, words in (("correlation_time", "is uncorrelated with the truth"), ("divergence_time", "diverges")):
+    lost = f"has lost the true trajectory (correlation below {CORRELATED:g})"
+    for name, words in (("correlation_time", lost), ("divergence_time", "diverges")):
         if row[name] is not None:
             there, here = (r[name]["surrogate"] if name == "correlation_time" else r[name] for r in (row, home))
             if there["value"] < here["value"] / SLACK:
@@ -233,12 +252,12 @@ def _qualms(row: dict[str, Any]) -> list[str]:
         or above_data_accuracy(row["surrogate"], row["interpolation"], accuracy)
     ):
         return found
-    gain = f"What it gains on interpolation, {percent(free - own)},"
+    gained = f"What it gains on interpolation, {percent(free - own)},"
     if accuracy["value"] is None:
-        found.append(f"{gain} cannot be told from errors of the data: {accuracy['reason'].rstrip('.')}.")
+        found.append(f"{gained} cannot be told from errors of the data: {accuracy['reason'].rstrip('.')}.")
     else:
-        margin = f"{LABEL_MARGIN} times {percent(accuracy['value'])}"
-        found.append(f"{gain} is below data accuracy ({margin}, the solver's own error there).")
+        margin = f"{LABEL_MARGIN} times the solver's own error there, {percent(accuracy['value'])}"
+        found.append(f"{gained} is below data accuracy ({margin}).")
     return found
 
 
@@ -268,7 +287,8 @@ def convergence(record: dict[str, Any], ndim: int) -> tuple[float | None, str, s
         why = "its output is not defined there" if changes else "a refinement has too many points"
         return None, "unknown", f"Whether the surrogate converges under refinement was not measured: {why}."
     sizes = ", ".join(size(r, ndim) for r in record["resolutions"])
-    start = f"Given the same functions on {sizes}, its output changes by {', '.join(map(percent, changes))}"
+    found = f"less than {100 * SHOWN:g}%" if max(changes) < SHOWN else ", ".join(map(percent, changes))
+    start = f"Given the same functions on {sizes}, its output changes by {found}"
     if max(changes) <= ROUND_OFF:
         return None, "the same", f"{start}: round-off. It is one function on every grid."
     if changes[-1] <= ROUND_OFF:
@@ -339,9 +359,10 @@ def stability(section: dict[str, Any]) -> tuple[str, str]:
         text += f" over the {n - len(ended)} that last." if ended else "."
     lost = section["survival"]["correlation_time"]
     if lost["median"] is not None:
+        steps_too = "" if dt == 1 else f", {lost['median'] / dt:.3g} steps"
         text += (
             f" Half of them have lost the true trajectory (correlation below {CORRELATED:g}) after "
-            f"{lost['median']:.3g} time units, {lost['median'] / dt:.3g} steps."
+            f"{lost['median']:.3g} time units{steps_too}."
         )
     elif lost["censored"] < 1:
         gone = round((1 - lost["censored"]) * n)
@@ -359,3 +380,43 @@ def stability(section: dict[str, Any]) -> tuple[str, str]:
         rates = f"{growth['surrogate']['value']:.3g} per time unit, the solver's own {growth['solver']['value']:.3g}"
         text += f" Errors grow at {rates}: {_excess(excess)}"
     return verdict, text
+
+
+def balance_text(balance: dict[str, Any], dt: float) -> str:
+    """Sentences on what frames leave over in the equation. Where those of the truth leave much, as they are too far
+    apart for a central difference, the surrogate's show nothing, and no comparison is made.
+
+    Args:
+        balance: The report's `rollout.balance`.
+        dt: Time between frames.
+    """
+    ratio, floor = balance["residual_ratio"], balance["truth_residual"]
+    own, true = (balance["energy_budget"][model] for model in ("surrogate", "truth"))
+    norm = f"H⁻¹ norm, {some(balance['trajectories'], 'trajectory')}"
+    if floor["value"] is None:
+        text = f"What true frames leave over in the equation is undefined ({floor['reason']})."
+    elif floor["value"] > TELLING:
+        text = (
+            f"Frames that are a time of {dt:g} apart say nothing of how well the equation is kept: true ones leave "
+            f"{percent(floor['value'])} of the rate of change over in it ({norm})."
+        )
+    elif ratio["value"] is None:
+        text = f"Put into the equation, its frames leave an undefined residual ({ratio['reason']})."
+    else:
+        ends = interval(ratio, "{:.3g}".format)
+        text = (
+            f"Put into the equation, its frames leave {ratio['value']:.3g} times what true frames leave ({ends}; "
+            f"{norm}): at about 1 no telling it from the solver. True frames leave {percent(floor['value'])} of the "
+            f"rate of change, as they are a time of {dt:g} apart, and nothing smaller is seen."
+        )
+    if true["value"] is None:
+        return f"{text} The energy budget of true frames is undefined ({true['reason']})."
+    if true["value"] > TELLING:
+        return (
+            f"{text} Nor do frames so far apart tell whether energy comes or goes for no reason: true ones have "
+            f"{percent(true['value'])} of what is dissipated."
+        )
+    return (
+        f"{text} Energy comes or goes for no reason at {percent(own['value'])} of what is dissipated (true frames: "
+        f"{percent(true['value'])})."
+    )
