@@ -114,7 +114,7 @@ def test_seeds_resume_with_what_is_missing(seeds, small_data, tmp_path, capsys):
     assert main(["train", *SMALL, "seeds=2", "seed=3", f"run_dir={run}"]) == 2
     assert "--resume" in capsys.readouterr().err
     assert main(["train", *SMALL, "seeds=2", "seed=3", f"run_dir={run}", "--resume"]) == 0
-    assert "over 2 seeds: mean" in capsys.readouterr().out
+    assert "over 2 seeds, preliminary: mean" in capsys.readouterr().out
     assert (run / "seed-3" / "metrics.csv").stat().st_mtime_ns == kept
     assert json.loads((run / "seeds.json").read_text()) == json.loads((seeds / "seeds.json").read_text())
 

@@ -437,7 +437,9 @@ def test_too_little_space_is_noticed_before_work_begins(tmp_path, monkeypatch, c
     assert main(["generate", "--pde=darcy", *SETTINGS, "data.train=1000", "workers=1"]) == 2
     err = capsys.readouterr().err.splitlines()
     assert len(err) == 1
-    assert "1000 samples" in err[0] and "20 kB free" in err[0] and str(tmp_path) in err[0] and "OPKIT_DATA" in err[0]
+    assert (
+        "1000 more samples" in err[0] and "20 kB free" in err[0] and str(tmp_path) in err[0] and "OPKIT_DATA" in err[0]
+    )
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 

@@ -74,14 +74,15 @@ def _evaluate_all(argv: list[str]) -> int:
         )
     paths = list(map(Path, request.positional))
     for path in paths:
-        if twice := [p for p in paths if p is not path and p.resolve() == path.resolve()]:
-            raise ConfigError(f"{path} is given twice, as {twice[0]} too. Give each run once.")
         if not path.is_dir():
             raise ConfigError(f"{path} is no directory. Give that of a run or a bundle, as in runs/fno-darcy.")
     if "print_config" in request.flags:
         for path in paths:
             print(dump(_settings(path, parser, request)[0]), end="")
         return 0
+    for path in paths:
+        if twice := [p for p in paths if p is not path and p.resolve() == path.resolve()]:
+            raise ConfigError(f"{path} is given twice, as {twice[0]} too. Give each run once.")
     if len(paths) == 1 and not _members(paths[0])[1:]:
         if "output" in request.overrides:
             raise ConfigError("output= is for the comparison of several runs; this is one, its report goes into it.")
