@@ -190,5 +190,7 @@ def test_the_command(small_run, small_data, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "cannot be told apart" in out and str(tmp_path / "leaderboard" / "leaderboard.html") in out
     assert (tmp_path / "one" / "evaluation" / "report.json").stat().st_mtime_ns == before
+    shutil.rmtree(tmp_path / "leaderboard")
+    assert main(["evaluate", *paths, "output=null"]) == 0 and (tmp_path / "leaderboard" / "leaderboard.html").is_file()
     assert main(["evaluate", *paths, "--gate", "rel_l2<1e-9", f"output={tmp_path / 'elsewhere'}"]) == 3
     assert main(["evaluate", str(tmp_path / "one"), str(tmp_path / "none")]) == 2

@@ -139,9 +139,9 @@ def _compare(paths: list[Path], parser: "ArgumentParser", request: Request) -> i
     from opkit.settings import Evaluation
     from opkit.surrogate import find_bundle
 
-    target = Path(request.overrides.get("output") or paths[0].parent / "leaderboard")
+    config = _settings(_members(paths[0])[0], parser, request)[0]
+    target = Path(config["output"]) if config["output"] else paths[0].parent / "leaderboard"
     check_target(target)
-    config: dict[str, Any] = {}
     changes = set(request.overrides) - {"output", "workers", "device", "gate"}
     for path in paths:
         for run in _members(path):
@@ -151,7 +151,6 @@ def _compare(paths: list[Path], parser: "ArgumentParser", request: Request) -> i
                 _evaluate(run, parser, request)
             elif "gate" in request.overrides:
                 _check(run, parser, request)
-            config = config or _settings(run, parser, request)[0]
     evaluation = construct("evaluation", Evaluation, tuples(config["evaluation"]))
     content = leaderboard({str(p): _members(p) for p in paths}, target, evaluation.resamples, evaluation.seed)
     show(content)

@@ -79,7 +79,9 @@ def percent_axis(axis: Any, unit: float = 1.0) -> None:
         locator = MaxNLocator(5)
     axis.yaxis.set_major_locator(locator)
     axis.yaxis.set_minor_locator(NullLocator())
-    axis.yaxis.set_major_formatter(lambda v, _: f"{100 * v / unit:.4g}%")
+    axis.yaxis.set_major_formatter(
+        lambda v, _: np.format_float_positional(float(f"{100 * v / unit:.4g}"), trim="-") + "%"
+    )
 
 
 def samples(
