@@ -38,7 +38,10 @@ PROBLEM = [
     "data.test=4", "data.test_fine=2", "data.batch_size=20", "evaluation.resolutions=[48,64]",
     "evaluation.resamples=100",
 ]  # fmt: skip
-NETWORK = ["--model", "fno", "model.n_modes=[16,16]", "model.width=20", "model.projection_width=64"]
+NETWORK = [
+    "--model", "fno", "model.n_modes=[16,16]", "model.width=20", "model.projection_width=64", "model.lifting_width=0",
+    "model.mlp_expansion=0",
+]  # fmt: skip
 STABLE = ["model.skip=none", "model.mlp_expansion=2", "model.mlp_skip=identity"]
 FILTERS = [*STABLE, "model.spectral_norm=true", "model.width=48", "optim.lr=1e-2"]
 """One number per channel and mode is little: these networks are wider, and still have fewer parameters; and they learn
