@@ -37,17 +37,17 @@ def export(surrogate: Surrogate, path: Path) -> float:
     free = model.operator.resolution != "project"
     axes = {i + 2: Dim(f"n{i + 1}", min=least, max=2**14) for i in range(len(shape))} if free else {}
     example = torch.randn(2, channels, *(n + 3 + i for i, n in enumerate(shape)) if free else shape)
-    try:
-        with torch.no_grad():
-            program = torch.export.export(model, (example,), dynamic_shapes=({0: Dim("batch"), **axes},))
-    except Exception as problem:
-        what, reason = "grid" if free else "batch", str(problem).splitlines()[0]
-        name = surrogate.architecture.name
-        raise OpkitError(f"{name} cannot be exported with free {what} sizes: {reason}") from problem
     other = torch.randn(3, channels, *(n + 10 - 2 * i for i, n in enumerate(shape)) if free else shape)
     with torch.no_grad():
         expected = copy.deepcopy(surrogate.model).cpu()(other)
-        difference = float((program.module()(other) - expected).norm() / expected.norm())
+        try:
+            program = torch.export.export(model, (example,), dynamic_shapes=({0: Dim("batch"), **axes},))
+            found = program.module()(other)  # a size that was fixed unnoticed is refused here
+        except Exception as problem:
+            what, reason = "grid" if free else "batch", [*str(problem).splitlines(), type(problem).__name__][0]
+            name = surrogate.architecture.name
+            raise OpkitError(f"{name} cannot be exported with free {what} sizes: {reason}") from problem
+    difference = float((found - expected).norm() / expected.norm())
     if not difference < 1e-4:
         raise OpkitError(f"the exported program differs from the surrogate by {difference:.1e}; nothing was written")
     with whole_file(path) as temporary:

@@ -346,6 +346,8 @@ def load(path: str | os.PathLike[str], device: torch.device | str = "cpu", revis
         stepping = Stepping(**config.get("stepping", {}))
         with torch.device("meta"):
             operator = architecture.build(spec)
+    except BundleError:
+        raise
     except (KeyError, TypeError, ValueError) as problem:
         raise fail(f"config.json does not describe a model ({problem!r})") from None
     tensors = _read_weights(folder / "model.safetensors", config.get("weights_sha256"), fail)

@@ -2,6 +2,7 @@
 
 import sys
 import types
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 import opkit
 from opkit.errors import BundleError
 from opkit.files import read_json, write_json
-from opkit.models import ACTIVATIONS, FNO, activation
+from opkit.models import ACTIVATIONS, FNO, GNOT, GalerkinTransformer, MgNO, activation
 from opkit.models.activations import decay_groups, is_loaded
 from opkit.models.layers import FeedForward
 
@@ -96,16 +97,33 @@ def test_without_learned_activations_there_is_one_group():
         ("torch.nn.Nothing", "not an nn.Module class"),
         ("no_such_package.Act", "cannot be imported"),
         ("torch.nn.Linear", "cannot be used"),
-        ("torch.nn.Flatten", ""),
+        ("torch.nn.Flatten", "changes the shape"),
         ("torch.nn.GLU", "cannot be used|changes the shape"),
+        ("torch.nn.Softmax2d", "mixes points or channels"),
+        ("torch.nn.LazyBatchNorm1d", "cannot be used.*first input"),
+        (".foo.Bar", "no dotted path"),
+        (".Bar", "no dotted path"),
     ],
 )
 def test_what_is_no_activation_is_refused(name, said):
-    if name == "torch.nn.Flatten":  # keeps the shape of a matrix: only wrong in use, as any function may be
-        activation(name)
-        return
-    with pytest.raises(ValueError, match=said):
-        activation(name)
+    with pytest.raises(ValueError, match=f"slope={name!r}.*{said}|{said}.*slope={name!r}"):
+        activation(name, "slope")
+
+
+@pytest.mark.parametrize(
+    ("model", "argument"),
+    [
+        (partial(GalerkinTransformer, 1, 1, 2, (16, 16)), "decoder_activation"),
+        (partial(GalerkinTransformer, 1, 1, 2, (16, 16)), "down_activation"),
+        (partial(GalerkinTransformer, 1, 1, 2, (16, 16)), "up_activation"),
+        (partial(GNOT, 1, 1, 2), "output_activation"),
+        (partial(MgNO, 1, 1, 2, (16, 16), head="mlp"), "projection_activation"),
+        (partial(FNO, 1, 1, (4,)), "activation"),
+    ],
+)
+def test_a_refusal_names_the_argument_it_is_about(model, argument):
+    with pytest.raises(ValueError, match=f"^{argument}='nope' is not known"):
+        model(**{argument: "nope"})
 
 
 def test_an_importable_class_works_and_a_bundle_cannot_import_one(monkeypatch, tmp_path, small_run):

@@ -81,7 +81,9 @@ def test_recorded_weights_of_other_originals_become_bundles_with_their_output(pa
     grid = [f"pde.resolution={u.shape[-1]}", f"pde.label_resolution={u.shape[-1]}"]
     arguments = [f"reference.{name}={json.dumps(value)}" for name, value in config.items()]
     assert main(["convert", "weights.pt", f"source={source}", "--pde", *pde, *grid, *arguments, "output=bundle"]) == 0
-    torch.testing.assert_close(opkit.load("bundle")(u).double(), expected, rtol=0, atol=1e-5 * expected.abs().max())
+    surrogate = opkit.load("bundle")
+    torch.testing.assert_close(surrogate(u).double(), expected, rtol=0, atol=1e-5 * expected.abs().max())
+    assert (surrogate.model.operator.resolution == "project") == source.startswith("mgno")
 
 
 def test_the_normaliser_it_was_trained_with(theirs, capsys):

@@ -5,6 +5,9 @@ import yaml
 
 from opkit import registry
 from opkit.cli import main
+from opkit.models import count_parameters
+from opkit.settings import Stepping
+from opkit.stepping import stepped
 
 TINY = [
     "data.train=4", "data.val=2", "data.test=3", "data.test_fine=2",
@@ -78,6 +81,54 @@ def test_the_papers_preset_is_the_papers(capsys):
     assert config["data"]["batch_size"] == 20
     assert config["trainer"]["max_epochs"] == 500
     assert (config["model"]["n_modes"], config["model"]["width"]) == ([24, 22], 32)
+
+
+@pytest.mark.parametrize(
+    ("model", "pde", "parameters"),
+    [
+        ("fno", "darcy", 2_368_001),
+        ("fno", "burgers", 549_569),
+        ("fno", "navier_stokes", 926_357),
+        ("galerkin", "burgers", 530_305),
+        ("galerkin", "darcy", 2_220_829),
+        ("galerkin", "navier_stokes", 862_049),
+        ("mgno", "darcy", 678_093),
+        ("mgno", "darcy-rough", 492_021),  # 572 661 on the even grid it was published on
+    ],
+)
+def test_the_papers_presets_have_as_many_parameters_as_the_originals(model, pde, parameters, capsys):
+    """Counted in the original code, of networks for the papers' grids."""
+    assert main(["train", "--pde", pde, "--model", model, "--preset", "paper", "--print_config"]) == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    equation = registry.pde_class(pde)(**registry.tuples({k: v for k, v in config["pde"].items() if k != "name"}))
+    spec = stepped(equation.spec, Stepping(**config["stepping"]), equation.times)
+    architecture = registry.Architecture(model, {k: v for k, v in config["model"].items() if k != "name"})
+    assert count_parameters(architecture.build(spec)) == parameters
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "idle"),
+    [
+        ("fno", ["dropout=0.5"], "dropout=0.5"),
+        ("fno", ["skip=none", "spectral_norm=true"], "spectral_norm=True"),
+        ("neuralop_fno", ["rank=0.5"], "rank=0.5"),
+        ("neuralop_fno", ["mlp_expansion=0", "dropout=0.5"], "dropout=0.5"),
+        ("uno", ["rank=0.5"], "rank=0.5"),
+        ("galerkin", ["scalers=false", "latent_shape=[9,9]"], "latent_shape=[9, 9]"),
+        ("galerkin", ["scalers=false", "up_activation=gelu"], "up_activation=gelu"),
+        ("galerkin", ["decoder=pointwise", "padding=0.1"], "padding=0.1"),
+        ("galerkin", ["ffn=glu", "activation=gelu"], "activation=gelu"),
+        ("galerkin", ["initial_gain=0", "initial_diagonal=1"], "initial_diagonal=1.0"),
+        ("mgno", ["norm_at=layers"], "norm_at=layers"),
+        ("mgno", ["projection_activation=nope"], "projection_activation=nope"),
+    ],
+)
+def test_a_setting_without_effect_is_refused(model, settings, idle, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("OPKIT_DATA", str(tmp_path / "data"))
+    chosen = ["--pde", "darcy", "--model", model, *(f"model.{s}" for s in settings), f"run_dir={tmp_path / 'run'}"]
+    assert main(["train", *chosen]) == 2
+    assert f"{idle} has no effect" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("pde", FAMILIES)

@@ -476,6 +476,19 @@ def test_exported_it_runs_on_other_grids():
         torch.testing.assert_close(program(u), model(u), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("attention", ["galerkin", "linear"])
+@pytest.mark.parametrize("ndim", [1, 2])
+def test_exported_without_scalers_it_runs_on_other_grids(attention, ndim):
+    from torch.export import Dim
+
+    model = small(ndim=ndim, scalers=False, n_layers=1, attention=attention).eval()
+    axes = {i + 2: Dim(f"n{i}", min=model.prepare_export(), max=1000) for i in range(ndim)}
+    example = torch.randn(2, 1, *(14, 15)[:ndim]).double()
+    program = torch.export.export(model, (example,), dynamic_shapes=({0: Dim("b"), **axes},)).module()
+    u = torch.randn(3, 1, *(21, 18)[:ndim]).double()
+    torch.testing.assert_close(program(u), model(u), rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -493,6 +506,9 @@ def test_exported_it_runs_on_other_grids():
         (dict(padding=-0.1), "padding"),
         (dict(shape=None), "shape, the points per axis of the training grid, is needed; or give scalers=False"),
         (dict(shape=(20,)), "shape needs 2 or more points for each of 2 axes"),
+        (dict(norm_eps=-1.0), "norm_eps.* must be positive, got -1.0"),
+        (dict(scaler_dropout=(0.1,)), r"scaler_dropout needs two rates.*got \(0.1,\)"),
+        (dict(latent_shape=(50, 5)), r"latent_shape=\(50, 5\) is finer than the training grid of"),
         (dict(latent_shape=(5, 1)), r"latent_shape needs 2 or more points for each of 2 axes, got \(5, 1\)"),
         (dict(ndim=1, shape=(20,), scalers=True), "scalers=True needs ndim=2"),
         (dict(spectral="fft"), "spectral='fft' needs padding, or quadrature=False"),

@@ -441,7 +441,7 @@ def test_point_sets_compile_without_breaks():
     ("arguments", "message"),
     [
         (dict(width=0), "width must be at least 1, got 0"),
-        (dict(n_heads=5), "n_heads must divide it, got 5"),
+        (dict(n_heads=5), "n_heads must divide width=.* got 5"),
         (dict(n_experts=0), "n_experts must be at least 1"),
         (dict(mlp_layers=-1), "mlp_layers"),
         (dict(harmonics=-1), "harmonics must be at least 0, got -1"),
@@ -482,6 +482,11 @@ def test_wrong_points_are_refused_in_words():
         (r"no real point: the mask of inputs\[0\]", dict(input_masks=[full & torch.tensor([[True], [False]]), None])),
         (r"weights of query should be of shape \(2, 5\), got \(5,\)", dict(query_weights=points(5))),
         (r"weights of inputs\[1\] should be floating", dict(input_weights=[None, torch.ones(2, 7).long()])),
+        ("weights of query .*not negative", dict(query_weights=torch.tensor([[1.0, 1, 1, 1, -1e-9]] * 2))),
+        (r"weights of inputs\[0\] .*finite", dict(input_weights=[torch.full((2, 6), math.inf), None])),
+        ("weights of query .*finite", dict(query_weights=torch.full((2, 5), math.nan))),
+        ("takes tensors.*got list", dict(query=query.tolist())),
+        ("takes tensors.*got Tensor and NoneType", dict(inputs=None)),
     ]
     for message, wrong in cases:
         with pytest.raises(ValueError, match=message):

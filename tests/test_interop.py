@@ -75,6 +75,8 @@ def test_gradients_are_the_originals(path):
         if parameter.grad is not None:
             close(parameter.grad, mapped[name].detach(), name)
             compared += 1
+        else:  # without effect there too
+            assert not mapped[name].any(), name
     assert compared > 0.8 * len(mapped)
 
 
@@ -128,6 +130,27 @@ class TestRefusals:
         _, config, _ = read(first(source))
         with pytest.raises(ValueError, match="tensor"):
             interop.from_reference(source, {"_metadata": 1}, **config)
+
+
+@pytest.mark.parametrize(
+    ("source", "wrong", "said"),
+    [
+        (
+            "galerkin_transformer.SimpleTransformer",
+            dict(node_feats="bogus"),
+            "node_feats='bogus' should be a whole number",
+        ),
+        ("galerkin_transformer.SimpleTransformer", dict(n_head=5), "n_heads must divide .* got 5"),
+        ("neuraloperator.FNO", dict(lifting_channel_ratio="abc"), "lifting_channel_ratio='abc' should be a number"),
+        ("neuraloperator.FNO", dict(factorization=True), "make no model"),
+        ("gnot.GNOT", dict(n_layers=True), "n_layers=True should be a whole number"),
+        ("mgno.MgNO_DC", dict(num_layer=0), "n_layers must be at least 1"),
+    ],
+)
+def test_arguments_that_make_no_model_are_refused_by_the_sources_name(source, wrong, said):
+    _, config, groups = read(first(source))
+    with pytest.raises(ValueError, match=rf"^{source}: .*{said}"):
+        interop.from_reference(source, groups["weights"], **config | wrong)
 
 
 def test_an_unknown_source_is_refused_with_the_nearest():

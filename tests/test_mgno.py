@@ -411,6 +411,17 @@ def test_normalisation_is_torchs():
     assert not list(Standardization(3, "layer", False, (5, 4)).parameters())
 
 
+def test_told_its_grid_a_network_is_the_same_there_and_is_projected_elsewhere():
+    model = MgNO(1, 1, width=2, n_layers=2, smoothings=((1, 0), (1, 0), (2, 0)), upsampling=(3, 4)).double().eval()
+    tied = model.tied((19, 19))
+    assert tied.resolution == "project" and tied.tied((5, 5)) is tied
+    u = torch.randn(2, 1, 19, 19).double()
+    torch.testing.assert_close(tied(u), model(u), rtol=0, atol=0)
+    fine = torch.randn(1, 1, 37, 37).double()
+    torch.testing.assert_close(tied(fine)[..., ::2, ::2], model(fine[..., ::2, ::2].contiguous()))
+    assert model.tied((17, 17)) is model  # 17, 9, 5: on that grid other stencils lead back
+
+
 def test_without_a_training_grid_sizes_must_fit():
     """The original's smooth Darcy network: 32 j - 13."""
     model = MgNO(1, 1, width=1, n_layers=1, upsampling=(3, 4, 3, 3, 4))

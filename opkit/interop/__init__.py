@@ -46,7 +46,12 @@ def from_reference(source: str, state_dict: Mapping[str, Any], **config: Any) ->
         near = difflib.get_close_matches(source, known, 1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"source={source!r} is not known; there are: {', '.join(known)}.{hint}")
-    return convert(state_dict, **config)
+    try:
+        return convert(state_dict, **config)
+    except (ValueError, TypeError, AttributeError, IndexError) as problem:
+        if str(problem).startswith(source):
+            raise
+        raise ValueError(f"{source}: these arguments make no model of opkit's: {problem}") from problem
 
 
 def _module(source: str) -> str | None:

@@ -146,6 +146,7 @@ def to_surrogate(
         ) from None
     given = _normalizer(statistics or {}, "input", len(spec.inputs))
     predicted = _normalizer(statistics or {}, "output", len(spec.outputs))
+    model = model.tied(spec.grid.shape)
     operator = PhysicalOperator(model, given, predicted, residual_channels(spec, stepping))
     about = physics(pde, Data())
     about["data"] |= {"weights": f"converted from {source}, trained elsewhere on data of its own"}

@@ -52,10 +52,7 @@ def fno(state_dict: Mapping[str, Any], **config: Any) -> Operator:
         "domain_padding": given["domain_padding"] or 0.0,
     }
     channels = given["in_channels"], given["out_channels"]
-    try:
-        model = FNO(*channels, n_modes, width, n_layers, projection, **options)
-    except ValueError as problem:
-        raise ValueError(f"{SOURCE}: these arguments make no FNO of opkit's: {problem}") from None
+    model = FNO(*channels, n_modes, width, n_layers, projection, **options)
     ours = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     ones = (1,) * len(n_modes)
     state: dict[str, Tensor] = {}

@@ -9,6 +9,17 @@ from torch import Tensor, nn
 
 from opkit.models import Operator, activation
 
+WHOLE = """
+    in_channels out_channels hidden_channels n_layers node_feats pos_dim n_targets n_hidden num_encoder_layers n_head
+    dim_feedforward num_regressor_layers fourier_modes spacial_dim freq_dim num_layer num_channel_u num_channel_f
+    output_dim mlp_hidden_dim trunk_size output_size n_inner mlp_layers horiz_fourier_dim space_dim n_experts
+"""
+NUMBERS = """
+    lifting_channel_ratio projection_channel_ratio channel_mlp_dropout channel_mlp_expansion xavier_init
+    diagonal_weight dropout encoder_dropout ffn_dropout decoder_dropout downscaler_dropout upscaler_dropout norm_eps
+"""
+"""Arguments of the originals that are whole numbers, and numbers, in all of them."""
+
 
 class Weights:
     """The tensors of an original's state dict; every key must be taken exactly as the original has it.
@@ -90,6 +101,10 @@ def arguments(source: str, defaults: dict[str, Any], given: dict[str, Any]) -> d
             near = difflib.get_close_matches(name, defaults, 1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"{source} has no argument {name!r}; it has: {', '.join(defaults)}.{hint}")
+    for name, value in given.items():
+        for names, kind, words in ((WHOLE, int, "a whole number"), (NUMBERS, int | float, "a number")):
+            if name in names.split() and value is not None and (isinstance(value, bool) or not isinstance(value, kind)):
+                raise ValueError(f"{source}: {name}={value!r} should be {words}.")
     return {name: tupled(given.get(name, default)) for name, default in defaults.items()}
 
 

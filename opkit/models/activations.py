@@ -85,12 +85,13 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 """Names accepted wherever a model takes an activation."""
 
 
-def activation(name: str) -> nn.Module:
+def activation(name: str, argument: str = "activation") -> nn.Module:
     """A new activation module.
 
     Args:
         name: A key of `ACTIVATIONS`, or the dotted path of an `nn.Module` subclass whose constructor needs no arguments
-            and which maps a tensor to one of the same shape, point by point.
+            and which maps a tensor to one of the same shape, each entry by itself.
+        argument: What a refusal calls it.
 
     Raises:
         ValueError: Nothing of that name; the message lists what there is.
@@ -98,12 +99,12 @@ def activation(name: str) -> nn.Module:
     if name in ACTIVATIONS:
         made = ACTIVATIONS[name]()
     elif "." in name:
-        made = _imported(name)
+        made = _imported(name, argument)
     else:
         near = difflib.get_close_matches(name, ACTIVATIONS, 1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(
-            f"activation={name!r} is not known; there are: {', '.join(ACTIVATIONS)}, or the dotted path of an "
+            f"{argument}={name!r} is not known; there are: {', '.join(ACTIVATIONS)}, or the dotted path of an "
             f"nn.Module, such as torch.nn.Hardswish.{hint}"
         )
     for parameter in made.parameters():
@@ -111,23 +112,37 @@ def activation(name: str) -> nn.Module:
     return made
 
 
-def _imported(path: str) -> nn.Module:
+def _imported(path: str, argument: str) -> nn.Module:
     module, _, attribute = path.rpartition(".")
+    given, remedy = (
+        f"{argument}={path!r}",
+        f"There are: {', '.join(ACTIVATIONS)}, or a class such as torch.nn.Hardswish.",
+    )
+    if not all(part.isidentifier() for part in path.split(".")):
+        raise ValueError(f"{given} is no dotted path of a class. {remedy}")
     try:
         found = getattr(importlib.import_module(module), attribute, None)
     except ImportError as problem:
-        raise ValueError(f"activation={path!r} cannot be imported ({problem}).") from None
+        raise ValueError(f"{given} cannot be imported ({problem}). {remedy}") from None
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
-        raise ValueError(f"activation={path!r} is not an nn.Module class.")
+        raise ValueError(f"{given} is not an nn.Module class. {remedy}")
     try:
-        made = found()
-        probe = torch.zeros(2, 3)
         with torch.device("cpu"):
-            same = made(probe).shape == probe.shape
+            made = found()
+            if any(isinstance(p, nn.UninitializedParameter) for p in made.parameters()):
+                raise TypeError("its parameters depend on its first input")
+            probe = torch.linspace(-1, 1, 24).view(2, 3, 4)
+            other = probe.clone()
+            other[0, 0, 0] = 2.0
+            was = made.training
+            out, changed = made.eval()(probe), made(other)
+            made.train(was)
     except Exception as problem:
-        raise ValueError(f"activation={path!r} cannot be used as f(x) of any tensor ({problem}).") from None
-    if not same:
-        raise ValueError(f"activation={path!r} changes the shape of its input.")
+        raise ValueError(f"{given} cannot be used as f(x) of any tensor ({problem}). {remedy}") from None
+    if out.shape != probe.shape:
+        raise ValueError(f"{given} changes the shape of its input. {remedy}")
+    if not torch.allclose(out.flatten()[1:], changed.flatten()[1:], rtol=0, atol=0, equal_nan=True):
+        raise ValueError(f"{given} is no function of each number by itself: it mixes points or channels. {remedy}")
     return made
 
 

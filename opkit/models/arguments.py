@@ -1,5 +1,6 @@
 """Refusals that constructors share; each names the argument, its value and what is accepted."""
 
+import inspect
 from typing import Any, get_args
 
 from opkit.grid import LOCATIONS, Spec
@@ -28,6 +29,23 @@ def check_names(**given: tuple[Any, Any]) -> None:
     for name, (value, kind) in given.items():
         if value not in get_args(kind):
             raise ValueError(f"{name} is one of {', '.join(get_args(kind))}, got {value!r}.")
+
+
+def check_idle(kind: type, arguments: dict[str, Any], why: str, *names: str) -> None:
+    """Refuse what was set and has no effect beside the other arguments.
+
+    Args:
+        kind: Class of the model, whose defaults are not refused.
+        arguments: Those of its constructor.
+        why: Where they have none, to complete "has no effect ..".
+        names: The arguments that have none.
+    """
+    for name in names:
+        default = inspect.signature(kind).parameters[name].default
+        value = arguments.get(name, default)
+        if (tuple(value) if isinstance(value, list) else value) != default:
+            usual = "null" if default is None else default
+            raise ValueError(f"{name}={value} has no effect {why}. Leave it at its default, {usual}.")
 
 
 def check_modes(n_modes: tuple[int, ...], spec: Spec) -> None:

@@ -99,6 +99,11 @@ class Operator(nn.Module, ABC):
         what is interpolated is a finished prediction, its boundary values included."""
         return run(u)
 
+    def tied(self, shape: tuple[int, ...]) -> "Operator":
+        """This network as one that was trained on a grid of so many points per axis: itself, unless its layers are in
+        units of the grid's spacing and it was not told which grid."""
+        return self
+
     def prepare_export(self) -> int:
         """Switch, in place, to the code path that torch.export can trace with free grid sizes.
 

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from opkit.grid import Location, Spec
 from opkit.models.activations import activation as make_activation
-from opkit.models.arguments import check_modes, check_names, check_sizes
+from opkit.models.arguments import check_idle, check_modes, check_names, check_sizes
 from opkit.models.base import Operator
 from opkit.models.bounded import BoundedFilter
 from opkit.models.layers import BoundedPointwise, Pointwise
@@ -126,7 +126,9 @@ class FNO(Operator):
                 f"{domain_padding}."
             )
         if padding and any(parts):
-            raise ValueError(f"padding={padding} and domain_padding={domain_padding} exclude each other; drop one.")
+            raise ValueError(
+                f"domain_padding={domain_padding} stands in the place of padding={padding}; set one of them to 0."
+            )
         hidden = channel_mlp_width(width, mlp_expansion, dropout)
         if lifting_width < 0:
             raise ValueError(f"lifting_width is 0 (linear) or a number of channels, got {lifting_width}.")
@@ -169,6 +171,10 @@ class FNO(Operator):
     @classmethod
     def check(cls, spec: Spec, arguments: dict) -> None:
         check_modes(tuple(arguments.get("n_modes", (24, 24))), spec)
+        if not arguments.get("mlp_expansion", 0.0):
+            check_idle(cls, arguments, "without a network of channels, mlp_expansion=0", "dropout")
+            if arguments.get("filters", "matrix") == "matrix" and arguments.get("skip", "linear") != "linear":
+                check_idle(cls, arguments, "where no layer has a matrix of channels to bound", "spectral_norm")
 
     def forward(self, u: Tensor) -> Tensor:
         """Map `(b, c_in, *x)` to `(b, c_out, *x)`; every axis needs at least 2 points."""

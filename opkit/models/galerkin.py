@@ -37,7 +37,7 @@ from torch.nn import functional as F
 
 from opkit.grid import BOUNDARIES, LOCATIONS, Boundary, Location, Spec
 from opkit.models.activations import activation as make_activation
-from opkit.models.arguments import check_modes
+from opkit.models.arguments import check_idle, check_modes
 from opkit.models.base import Operator, zero_walls
 from opkit.models.kernels import linear
 from opkit.models.layers import FFN, FeedForward, Linear, Pointwise
@@ -121,7 +121,7 @@ class Attention(nn.Module):
         if self._is_dense:
             z = self.out(self._dense(q, k, v, p, weights))
             return x + z if residual else z
-        places = torch.cat([p.new_ones(len(p), 1), p], 1)
+        places = torch.cat([p.new_ones(p.shape[0], 1), p], 1)  # len() would fix a symbolic size
         gram = self._gram(k, v, places, weights, affine[1], affine[2]).to(x.dtype)
         matrix = gram @ self.out.weight.unflatten(1, (self.n_heads, -1)).permute(1, 2, 0)  # (b, head, e, width)
         if self.kind == "linear":
@@ -250,7 +250,7 @@ class Down(nn.Module):
         third = width // 3
         channels = [(in_channels, width), (width, third), (third, third), (third, width - 2 * third)]
         self.convolutions = nn.ModuleList(_convolution(i, o, location) for i, o in channels)
-        self.activations = nn.ModuleList(make_activation(activation) for _ in channels)
+        self.activations = nn.ModuleList(make_activation(activation, "down_activation") for _ in channels)
         self.after = nn.ModuleList(make_activation(activation) for _ in range(2))
         self.dropout = nn.Dropout(dropout)
 
@@ -275,7 +275,7 @@ class Up(nn.Module):
         super().__init__()
         self.shape, self.location = shape, location
         self.convolution = _convolution(width, width, location)
-        self.activations = nn.ModuleList(make_activation(activation) for _ in range(2))
+        self.activations = nn.ModuleList(make_activation(activation, "up_activation") for _ in range(2))
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, u: Tensor) -> Tensor:
@@ -338,7 +338,7 @@ class Decoder(nn.Module):
         names = [activation] * n_layers
         if names and not last_activation:
             names[-1] = "identity"
-        self.activations = nn.ModuleList(make_activation(name) for name in [*names, activation])
+        self.activations = nn.ModuleList(make_activation(name, "decoder_activation") for name in [*names, activation])
         self.dropout = nn.Dropout(dropout)
         last = channels if pairs else lift or width
         self.project = nn.ModuleList([Pointwise(last, hidden), Pointwise(hidden, out_channels)])
@@ -505,6 +505,12 @@ class GalerkinTransformer(Operator):
             spectral=(spectral, ("auto", "fft", "dft")),
         )  # fmt: skip
         _check(least, rates, choices)
+        if not norm_eps > 0:
+            raise ValueError(f"norm_eps, added to variances, must be positive, got {norm_eps}.")
+        if len(scaler_dropout) != 2:
+            raise ValueError(
+                f"scaler_dropout needs two rates, of the way down and of the way up, got {scaler_dropout}."
+            )
         if width % n_heads:
             raise ValueError(f"n_heads must divide width={width}, got {n_heads}.")
         if len(n_modes) != ndim or any(n < 1 for n in n_modes):
@@ -552,6 +558,18 @@ class GalerkinTransformer(Operator):
             raise ValueError(f"{cls.__name__} is for 1 or 2 axes, the data have {ndim}. Choose another model.")
         if arguments.get("decoder", "spectral") == "spectral":
             check_modes(tuple(arguments.get("n_modes") or PAPERS_MODES[ndim]), spec)
+        else:
+            check_idle(cls, arguments, "with decoder=pointwise", "n_modes", "padding", "spectral")
+        scalers = arguments.get("scalers")
+        if not (ndim == 2 if scalers is None else scalers):
+            check_idle(
+                cls, arguments, "without scalers", "latent_shape", "down_shape", "up_shape", "down_activation",
+                "up_activation", "scaler_dropout",
+            )  # fmt: skip
+        if arguments.get("ffn", "mlp") != "mlp":
+            check_idle(cls, arguments, f"with ffn={arguments['ffn']}, which names its own", "activation")
+        if not arguments.get("initial_gain", 1e-2):
+            check_idle(cls, arguments, "with initial_gain=0", "initial_diagonal")
 
     def forward(self, u: Tensor) -> Tensor:
         """Map `(b, c_in, *x)` to `(b, c_out, *x)`; every axis needs at least 2 points."""
@@ -615,6 +633,11 @@ def _shapes(
     for name, given in dict(shape=shape, latent_shape=chosen, down_shape=down, up_shape=up).items():
         if given is not None and (len(given) != 2 or any(n < 2 for n in given)):
             raise ValueError(f"{name} needs 2 or more points for each of 2 axes, got {tuple(given)}.")
+    if any(m > n for n, m in zip(shape, chosen, strict=True)):
+        raise ValueError(
+            f"latent_shape={tuple(chosen)} is finer than the training grid of {tuple(shape)} points. Tokens are points "
+            "of a coarser grid: lower it, or set scalers=false, where every point is one."
+        )
     if down is None:
         down = tuple(_middle(n, m)[0] for n, m in zip(shape, chosen, strict=True))
     if up is None:

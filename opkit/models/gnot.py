@@ -117,7 +117,7 @@ class GNOT(Operator):
         check_names(location=(location, Location), form=(form, Form), combine=(combine, Combine))
         check_names(coordinates=(coordinates, Coordinates), ffn=(ffn, FFN))
         if width % n_heads:
-            raise ValueError(f"width={width} is shared by the heads: n_heads must divide it, got {n_heads}.")
+            raise ValueError(f"n_heads must divide width={width}, which the heads share, got {n_heads}.")
         check_least(0, mlp_layers=mlp_layers, harmonics=harmonics, fourier=fourier)
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout is a probability below 1, got {dropout}.")
@@ -155,7 +155,8 @@ class GNOT(Operator):
             )
             for _ in range(n_layers)
         )  # fmt: skip
-        self.head = MLP(width, out_channels, width, mlp_layers, output_activation or activation)
+        last = (output_activation, "output_activation") if output_activation else (activation, "activation")
+        self.head = MLP(width, out_channels, width, mlp_layers, *last)
 
     @classmethod
     def check(cls, spec: Spec, arguments: dict[str, Any]) -> None:
@@ -213,9 +214,15 @@ class GNOT(Operator):
             Outputs `(b, n, c_out)`, zero where `query_mask` is false.
 
         Raises:
-            ValueError: A tensor does not fit the network or the others, or a sample has no real point.
+            ValueError: A tensor does not fit the network or the others, a sample has no real point, or a weight is
+                negative or not finite.
         """
         number = len(self.branch_sizes)
+        if not isinstance(query, Tensor) or inputs is None or not all(isinstance(z, Tensor) for z in inputs):
+            raise ValueError(
+                f"forward_points takes tensors: the queries, and a list of {number} input function(s); got "
+                f"{type(query).__name__} and {type(inputs).__name__}."
+            )
         masks: Sequence[Tensor | None] = [None] * number if input_masks is None else input_masks
         weights: Sequence[Tensor | None] = [None] * number if input_weights is None else input_weights
         for name, entries in (("inputs", inputs), ("input_masks", masks), ("input_weights", weights)):
@@ -268,11 +275,19 @@ class GNOT(Operator):
 class MLP(nn.Module):
     """Linear layer, `n_layers` residual layers x + act(W x + b) behind its activation, linear layer."""
 
-    def __init__(self, in_features: int, out_features: int, width: int, n_layers: int, activation: str):
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        width: int,
+        n_layers: int,
+        activation: str,
+        argument: str = "activation",
+    ):
         super().__init__()
         self.first = Linear(in_features, width)
         self.layers = nn.ModuleList(Linear(width, width) for _ in range(n_layers))
-        self.activations = nn.ModuleList(make_activation(activation) for _ in range(n_layers + 1))
+        self.activations = nn.ModuleList(make_activation(activation, argument) for _ in range(n_layers + 1))
         self.last = Linear(width, out_features)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -430,7 +445,9 @@ def _real(
     Raises:
         ValueError: Something does not fit.
     """
-    if points.ndim != 3 or points.shape[2] != columns or points.shape[0] not in (1, batch) or not points.shape[1]:
+    if points.ndim != 3:
+        raise ValueError(f"{name} should be of shape (batch, points, {columns}), got {tuple(points.shape)}.")
+    if points.shape[2] != columns or points.shape[0] not in (1, batch) or not points.shape[1]:
         raise ValueError(
             f"{name} should be of shape (batch, points, {columns}) with at least one point and the batch 1 or {batch}, "
             f"got {tuple(points.shape)}."
@@ -447,11 +464,18 @@ def _real(
             raise ValueError(f"The weights of {name} should be floating-point numbers, got {weights.dtype}.")
         weights = weights.to(points.dtype)
     if mask is None:
-        return points, weights
+        return points, _areas(weights, name)
     if mask.dtype != torch.bool:
         raise ValueError(f"The mask of {name} should be boolean, true at real points, got {mask.dtype}.")
     if not torch.compiler.is_compiling() and not mask.any(1).all():
         raise ValueError(f"A sample has no real point: the mask of {name} is false everywhere in it.")
     ours = mask if points.shape[0] == mask.shape[0] else mask.any(0, keepdim=True).expand(points.shape[0], -1)
     points = points.masked_fill(~ours[..., None], 0)
-    return points, mask.to(points.dtype) if weights is None else torch.where(mask, weights, 0)
+    return points, mask.to(points.dtype) if weights is None else _areas(torch.where(mask, weights, 0), name)
+
+
+def _areas(weights: Tensor | None, name: str) -> Tensor | None:
+    """The weights of real points, refused where they stand for no area."""
+    if weights is not None and not torch.compiler.is_compiling() and not (weights.isfinite() & (weights >= 0)).all():
+        raise ValueError(f"The weights of {name} stand for areas: they must be finite and not negative.")
+    return weights

@@ -33,6 +33,7 @@ from torch.nn import functional as F
 
 from opkit.grid import BOUNDARIES, LOCATIONS, Boundary, Location, Spec
 from opkit.models.activations import activation as make_activation
+from opkit.models.arguments import check_idle
 from opkit.models.base import Operator, projected, zero_walls
 from opkit.models.positions import Coordinates, count_positions, with_positions
 from opkit.models.stencils import Padding, channels_last, extend, padding_of, per_axis
@@ -51,7 +52,8 @@ class MgNO(Operator):
         out_channels: Channels of the output.
         ndim: Number of axes; set from the data.
         shape: Points per axis of the training grid; set from the data. None makes a network that acts on every grid as
-            it is, in units of its spacing, as the original does (`resolution = "native"`).
+            it is, in units of its spacing, as the original does: `resolution = "native"`, but another operator on
+            each, which nothing converges to.
         boundary: Of the output; set from the data.
         location: Kind of grid; set from the data.
         width: Channels of u on the finest level.
@@ -136,7 +138,7 @@ class MgNO(Operator):
         if residual and in_channels not in (1, out_channels):
             raise ValueError(
                 f"residual=True adds the input to the output, but there are {in_channels} input and {out_channels} "
-                "output channels. Set stepping.target=residual instead: it adds the last frame."
+                "output channels. Set residual=false; for an equation in time there is stepping.target=residual."
             )
         padding = padding_of(boundary, location) if padding == "auto" else padding
         shape = None if shape is None else tuple(shape)
@@ -167,7 +169,7 @@ class MgNO(Operator):
         elif head == "mlp":
             self.head = nn.Sequential(
                 nn.Conv2d(width, projection_width, 1),
-                make_activation(projection_activation),
+                make_activation(projection_activation, "projection_activation"),
                 nn.Conv2d(projection_width, out_channels, 1, bias=False),
             )
         else:
@@ -177,6 +179,10 @@ class MgNO(Operator):
     def check(cls, spec: Spec, arguments: dict[str, Any]) -> None:
         with torch.device("meta"):
             cls.build(spec, **arguments)
+        if arguments.get("norm", "none") == "none":
+            check_idle(cls, arguments, "with norm=none", "norm_at", "norm_affine")
+        if arguments.get("head", "linear") != "mlp":
+            check_idle(cls, arguments, "without head=mlp", "projection_width", "projection_activation")
 
     def forward(self, u: Tensor) -> Tensor:
         """Map `(b, c_in, *x)` to `(b, c_out, *x)`; every axis needs at least 2 points."""
@@ -188,6 +194,16 @@ class MgNO(Operator):
 
     def on_its_grid(self, u: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
         return run(u) if self.shape is None else projected(u, self.shape, self.location, run)
+
+    def tied(self, shape: tuple[int, ...]) -> "MgNO":
+        if self.shape is not None:
+            return self
+        own = {name: value for name, value in self.arguments.items() if name != "upsampling"}
+        model = MgNO(**own | {"shape": shape})
+        if model.plan.kernels != self.plan.kernels:  # weights of a network that does not come back to this grid
+            return self
+        model.load_state_dict(self.state_dict(), assign=True)
+        return model.train(self.training)
 
     def constrain(self, outputs: Tensor) -> Tensor:
         return zero_walls(outputs) if self.walls else outputs

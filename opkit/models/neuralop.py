@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from opkit.grid import Location, Spec, axis_positions
 from opkit.models.activations import activation as make_activation
-from opkit.models.arguments import check_modes, check_names, check_sizes
+from opkit.models.arguments import check_idle, check_modes, check_names, check_sizes
 from opkit.models.base import Operator
 from opkit.models.fno import Norm, Skip, Spectral, channel_mlp_width
 from opkit.models.positions import Coordinates, count_positions, period_of, with_positions
@@ -184,6 +184,9 @@ class NeuralopFNO(Operator):
     @classmethod
     def check(cls, spec: Spec, arguments: dict) -> None:
         check_modes(tuple(arguments.get("n_modes", (24, 24))), spec)
+        _check_rank(cls, arguments)
+        if not arguments.get("mlp_expansion", 0.5):
+            check_idle(cls, arguments, "without a network of channels, mlp_expansion=0", "dropout")
 
     def forward(self, u: Tensor) -> Tensor:
         """Map `(b, c_in, *x)` to `(b, c_out, *x)`; every axis needs at least 2 points."""
@@ -307,6 +310,7 @@ class UNO(Operator):
 
     @classmethod
     def check(cls, spec: Spec, arguments: dict) -> None:
+        _check_rank(cls, arguments)
         modes = tuple(arguments.get("uno_n_modes", (16, 12, 12, 12, 16)))
         levels = _levels(tuple(arguments.get("uno_scalings", (1.0, 0.5, 1.0, 1.0, 2.0))))
         for i, (n, before, after) in enumerate(zip(modes, levels, levels[1:], strict=False)):
@@ -389,6 +393,11 @@ def _decomposition(factorization: Factorization, rank: float) -> dict[str, Any]:
     if not rank > 0:
         raise ValueError(f"rank is a share of the dense number of parameters, such as 0.1, got {rank}.")
     return dict(factorization=None if factorization == "none" else factorization, rank=float(rank))
+
+
+def _check_rank(kind: type, arguments: dict[str, Any]) -> None:
+    if arguments.get("factorization", "none") == "none":
+        check_idle(kind, arguments, "with factorization=none", "rank")
 
 
 def _function(name: str) -> nn.Module:
