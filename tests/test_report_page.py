@@ -16,6 +16,7 @@ import pytest
 import opkit
 from opkit.cli import main
 from opkit.evaluation.report import _html
+from opkit.evaluation.rollout import REASONS
 
 SCHEMA = Path(__file__).parents[1] / "opkit" / "evaluation" / "report.schema.json"
 CHROMIUM, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
@@ -54,6 +55,12 @@ def test_report_json_keeps_its_schema(which, request):
         wrong = json.loads(json.dumps(report))
         spoil(wrong)
         assert not validator.is_valid(wrong)
+
+
+def test_the_schema_knows_every_reason_a_rollout_ends_for():
+    """Which of them a run has is chance."""
+    ended = json.loads(SCHEMA.read_text())["$defs"]["rollout"]["properties"]["ended"]
+    assert set(ended["items"]["properties"]["reason"]["enum"]) == set(REASONS)
 
 
 @pytest.mark.parametrize("which", ["small_run", "flow_run"])
