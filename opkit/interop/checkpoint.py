@@ -90,7 +90,7 @@ def _read(path: Path) -> Any:
                 "read. Where you trust it, with the original's code at hand: "
                 "torch.save(torch.load(file, weights_only=False).state_dict(), 'weights.pt'), and convert that."
             ) from None
-        reason = text.splitlines()[0] if text else type(problem).__name__
+        reason = text.splitlines()[0] if " " in text else "no file that torch.save wrote"
         raise DataError(f"{path} cannot be read ({reason}).") from None
 
 
