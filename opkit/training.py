@@ -430,3 +430,7 @@ def _quiet() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"lightning\..*")
     warnings.filterwarnings("ignore", message=r".*(does not have many workers|isinstance\(treespec).*")
+    warnings.filterwarnings(
+        "ignore", message="Torchinductor does not support code generation for complex"
+    )  # FFTs: ours
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\..*")  # what torch calls of its own

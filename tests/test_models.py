@@ -199,6 +199,8 @@ def test_the_graph_has_no_breaks(case):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Torchinductor does not support code generation for complex:UserWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning:torch")  # of its own functions
 def test_compiled_training_steps_are_the_eager_ones(case):
     _, _, spec, model = case
     torch._dynamo.reset()
