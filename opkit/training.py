@@ -425,12 +425,10 @@ def keep_freed_memory() -> None:
 
 
 def _quiet() -> None:
-    """Silence what Lightning says about itself; what a user must know is said by opkit."""
+    """Silence what Lightning and torch.compile say about themselves; what a user must know is said by opkit."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"lightning\..*")
     warnings.filterwarnings("ignore", message=r".*(does not have many workers|isinstance\(treespec).*")
-    warnings.filterwarnings(
-        "ignore", message="Torchinductor does not support code generation for complex"
-    )  # FFTs: ours
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\..*")  # what torch calls of its own
+    warnings.filterwarnings("ignore", message="Torchinductor does not support code generation for complex")
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\..*")
