@@ -138,8 +138,9 @@ def test_an_importable_class_works_and_a_bundle_cannot_import_one(monkeypatch, t
     opkit.load(bundle)
     monkeypatch.delitem(sys.modules, "somebodys")
     assert not is_loaded("somebodys.Square")
-    with pytest.raises(BundleError, match=r"somebodys\.Square, which is not imported"):
+    with pytest.raises(BundleError, match=r"somebodys\.Square, which is not imported") as refusal:
         opkit.load(bundle)
+    assert str(refusal.value).count("cannot be loaded") == 1
     config = read_json(bundle / "config.json", ValueError)
     config["arguments"]["activation"] = "os.system"
     write_json(bundle / "config.json", config)

@@ -156,6 +156,11 @@ def test_what_holds_no_fitting_weights_is_refused(content, said, capsys):
     assert said in refused(capsys, "weights.pt", *SETTINGS)
 
 
+def test_what_is_no_checkpoint_is_said_to_be_none(capsys):
+    Path("weights.pt").write_text("hello")
+    assert "weights.pt cannot be read (no file that torch.save wrote)" in refused(capsys, "weights.pt", *SETTINGS)
+
+
 def test_what_does_not_fit_is_refused(theirs, capsys, tmp_path):
     torch.save(theirs.state_dict(), "weights.pt")
     assert "no file nowhere.pt" in refused(capsys, "nowhere.pt", *SETTINGS)

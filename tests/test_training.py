@@ -13,6 +13,7 @@ from conftest import SMALL, SMALL_GALERKIN, epochs_of
 
 from opkit.callbacks import EpochTable
 from opkit.cli import main
+from opkit.errors import OpkitError
 from opkit.store import Dataset
 
 OTHER_OPTIMISERS = ("rmsprop", "adafactor", "radam", "adamax")
@@ -219,6 +220,18 @@ def test_evaluate_rewrites_its_folder_alone(small_run, small_data, tmp_path, cap
     assert main(["evaluate", str(run / "surrogate"), "workers=1", "gate=rel_l2<100", "evaluation.timing=0"]) == 0
     assert main(["evaluate", str(run), "workers=1", "--gate", "rel_l2<1e-9"]) == 3
     assert "gate failed: rel_l2@13 is" in capsys.readouterr().err
+
+
+def test_a_program_that_turns_out_to_fit_one_grid_is_refused_in_words(small_run, monkeypatch, tmp_path):
+    """Traced with fixed sizes, as by a model that fixes one unnoticed."""
+    import opkit
+    from opkit.export import export
+
+    traced = torch.export.export
+    monkeypatch.setattr(torch.export, "export", lambda model, args, dynamic_shapes: traced(model, args))
+    with pytest.raises(OpkitError, match="fno cannot be exported with free grid sizes: "):
+        export(opkit.load(small_run), tmp_path / "model.pt2")
+    assert not list(tmp_path.iterdir())
 
 
 def test_export_verify_and_doctor(small_run, small_data, tmp_path, capsys):
