@@ -145,6 +145,8 @@ class TestRefusals:
         ("neuraloperator.FNO", dict(factorization=True), "make no model"),
         ("gnot.GNOT", dict(n_layers=True), "n_layers=True should be a whole number"),
         ("mgno.MgNO_DC", dict(num_layer=0), "n_layers must be at least 1"),
+        ("mgno.MgNO_helm", dict(num_iteration=[[1, 0]] * 5), "must have a number for each of five levels"),
+        ("mgno.MgNO_helm", dict(num_iteration=[1, 1, 2]), r"num_iteration=\(1, 1, 2\) cannot be converted"),
     ],
 )
 def test_arguments_that_make_no_model_are_refused_by_the_sources_name(source, wrong, said):

@@ -49,7 +49,7 @@ def _field(*shape: int) -> Callable[[], dict[str, Tensor]]:
     return lambda: {"u": torch.randn(shape, dtype=torch.float64)}
 
 
-def _config(layers: int, width: int, given: int, iterations: list[list[int]], **others: Any) -> dict[str, Any]:
+def _config(layers: int, width: int, given: int, iterations: list[Any], **others: Any) -> dict[str, Any]:
     names = dict(num_layer=layers, num_channel_u=width, num_channel_f=given, num_classes=1, num_iteration=iterations)
     return names | others
 
@@ -87,6 +87,8 @@ CASES: dict[str, tuple[str, dict[str, Any], Callable[[], dict[str, Tensor]]]] = 
         ),
         _field(1, 1, 64, 64),
     ),
+    "helm": ("mgno.MgNO_helm", _config(1, 2, 3, [2, 1, 0, 1, 2]), _field(1, 3, 101, 101)),
+    "helm_two_layers": ("mgno.MgNO_helm", _config(2, 1, 1, [1, 1, 1, 1, 2], activation="tanh"), _field(1, 1, 101, 101)),
 }  # fmt: skip
 
 PAPER: dict[str, tuple[str, dict[str, Any], Callable[[], dict[str, Tensor]], float]] = {

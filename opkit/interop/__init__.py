@@ -27,7 +27,7 @@ def from_reference(source: str, state_dict: Mapping[str, Any], **config: Any) ->
     Args:
         source: The original class: "neuraloperator.FNO", "galerkin_transformer.SimpleTransformer",
             "galerkin_transformer.FourierTransformer2D", "mgno.MgNO_DC", "mgno.MgNO_DC_smooth", "mgno.MgNO_NS",
-            "gnot.GNOT" or "gnot.CGPTNO".
+            "mgno.MgNO_helm", "gnot.GNOT" or "gnot.CGPTNO".
         state_dict: Its weights by their original names. Entries that are not tensors are ignored.
         **config: The original constructor's arguments by their original names; those left out take the original's
             defaults. Lists stand for tuples, and a function may be given by its name in `torch.nn.functional`.

@@ -15,6 +15,8 @@ DEFAULTS: dict[str, Any] = dict(
 """Of the constructors for Darcy flow, None where there is no default. `num_classes` and `in_chans` have no effect."""
 SMOOTH = (3, 4, 3, 3, 4)
 """Points per axis of the up-sampling stencils of MgNO_DC_smooth, of which it always has five."""
+VALID = (3, 4, 4, 3)
+"""The same of MgNO_helm, between 101, 50, 24, 11 and 5 points."""
 
 
 def darcy(state_dict: Mapping[str, Any], **config: Any) -> Operator:
@@ -52,7 +54,8 @@ def navier_stokes(state_dict: Mapping[str, Any], **config: Any) -> Operator:
     state: dict[str, Tensor] = {}
     width = given["num_channel_u"]
     for i in range(given["num_layer"]):
-        _cycle(weights, state, i, width if i else channels, width, given, (4,) * (len(given["num_iteration"]) - 1))
+        size, kernels = width if i else channels, (4,) * (len(given["num_iteration"]) - 1)
+        _cycle(weights, state, f"conv_list.{i}", f"cycles.{i}", size, width, given, kernels)
     last = "last_layer.2" if hidden else "last_layer"
     if hidden:
         state["head.0.weight"] = weights.take("last_layer.0.weight", hidden, width, 1, 1)
@@ -60,6 +63,38 @@ def navier_stokes(state_dict: Mapping[str, Any], **config: Any) -> Operator:
     # One output and several inputs: the original's sum of both spreads the output over them.
     rows = weights.take(f"{last}.weight", head, hidden or width, 1, 1).expand(outputs, -1, -1, -1)
     state["head.2.weight" if hidden else "head.weight"] = rows
+    return weights.into(model, state)
+
+
+def helmholtz(state_dict: Mapping[str, Any], **config: Any) -> Operator:
+    """`mgno.MgNO_helm`: acts on its 101 x 101 grid; other grids are projected to it."""
+    source = "mgno.MgNO_helm"
+    defaults = {k: v for k, v in DEFAULTS.items() if k != "padding_mode"} | {"in_chans": 3, "init": False}
+    given = arguments(source, defaults, config)
+    counts = given["num_iteration"]
+    if counts is not None:
+        if not isinstance(counts, tuple) or len(counts) != 5 or not all(type(n) is int for n in counts):
+            raise ValueError(
+                f"{source}: num_iteration={counts!r} cannot be converted; it must have a number for each of five "
+                "levels, such as [1, 1, 1, 1, 2]: the original's up-sampling is made for no other number of them."
+            )
+        given["num_iteration"] = tuple((n, 0) for n in counts)
+    given = _checked(source, given)
+    width, channels = given["num_channel_u"], given["num_channel_f"]
+    weights = Weights(source, state_dict)
+    model = MgNO(
+        channels, 1, shape=(101, 101), skip=False, bias=True, growth=1, coarsening="valid", padding="reflect",
+        norm="layer", norm_at="layers", head="multigrid", **_common(source, given),
+    )  # fmt: skip
+    given = given | dict(use_res=False, bias=True, elementwise_affine=False)
+    state: dict[str, Tensor] = {}
+    for i in range(given["num_layer"]):
+        size = width if i else channels
+        _cycle(weights, state, f"conv_list.{i}", f"cycles.{i}", size, width, given, VALID, growth=1)
+        for part in ("weight", "bias"):
+            field = weights.take(f"norm_layer_list.{i}.{part}", width, 101, 101)
+            state[f"norms.{i}.{part}"] = field.permute(1, 2, 0)
+    _cycle(weights, state, "last_layer", "head", width, 1, given, VALID, growth=1)
     return weights.into(model, state)
 
 
@@ -79,7 +114,7 @@ def _darcy(source: str, kernels: tuple[int, ...] | None, state_dict: Mapping[str
     state: dict[str, Tensor] = {}
     for i in range(given["num_layer"]):
         size = width if i else channels
-        _cycle(weights, state, i, size, width, given, kernels)
+        _cycle(weights, state, f"conv_list.{i}", f"cycles.{i}", size, width, given, kernels)
         state[f"skips.{i}.weight"] = weights.take(f"linear_list.{i}.weight", width, size, 1, 1)
         state[f"skips.{i}.bias"] = weights.take(f"linear_list.{i}.bias", width)
     state["head.weight"] = weights.take("linear.weight", 1, width, 1, 1)
@@ -88,6 +123,11 @@ def _darcy(source: str, kernels: tuple[int, ...] | None, state_dict: Mapping[str
 
 def _arguments(source: str, defaults: dict[str, Any], config: dict) -> dict[str, Any]:
     given = arguments(source, defaults, config)
+    return _checked(source, given)
+
+
+def _checked(source: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The arguments, if there is a counterpart of them."""
     for name in ("num_layer", "num_channel_u", "num_channel_f", "num_iteration"):
         if given[name] is None:
             raise ValueError(f"{source} has no default for {name}; give it.")
@@ -103,7 +143,7 @@ def _arguments(source: str, defaults: dict[str, Any], config: dict) -> dict[str,
 
 
 def _common(source: str, given: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of `MgNO` that follow alike from all three originals."""
+    """Arguments of `MgNO` that follow alike from all the originals."""
     *counts, (last, _) = given["num_iteration"]
     return dict(
         width=given["num_channel_u"], n_layers=given["num_layer"], smoothings=(*counts, (last, 0)),
@@ -112,44 +152,63 @@ def _common(source: str, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _cycle(
-    weights: Weights, state: dict[str, Tensor], i: int, f: int, u: int, given: dict[str, Any], kernels: Sequence[int]
+    weights: Weights,
+    state: dict[str, Tensor],
+    theirs: str,
+    ours: str,
+    f: int,
+    u: int,
+    given: dict[str, Any],
+    kernels: Sequence[int],
+    growth: int = 0,
 ) -> None:
-    """Take the weights of one V-cycle; what the original stores and never uses is taken and left."""
+    """Take the weights of one V-cycle; what the original stores and never uses is taken and left.
+
+    Level l has 1 + growth l times the channels of level 0. Where they grow, every smoothing has an A, the first too,
+    which does not need one.
+    """
     counts, bias = given["num_iteration"], given["bias"]
 
     def stencil(key: str, name: str | None, inputs: int, outputs: int, bias: bool = False) -> None:
-        found = {"weight": weights.take(f"conv_list.{i}.{key}.weight", outputs, inputs, 3, 3)}
+        found = {"weight": weights.take(f"{theirs}.{key}.weight", outputs, inputs, 3, 3)}
         if bias:
-            found["bias"] = weights.take(f"conv_list.{i}.{key}.bias", outputs)
+            found["bias"] = weights.take(f"{theirs}.{key}.bias", outputs)
         if name is not None:
-            state.update({f"cycles.{i}.levels.{name}.{part}": tensor for part, tensor in found.items()})
+            state.update({f"{ours}.levels.{name}.{part}": tensor for part, tensor in found.items()})
 
     for level, (before, after) in enumerate(counts):
         coarsest = level == len(counts) - 1
+        here, below = 1 + growth * level, 1 + growth * (level + 1)
+        smoothing = (("A", here * u, here * f), ("S", here * f, here * u))
         for j in range(before):
-            key = f"layer{level}.{j + (level > 0)}"  # below the finest level its own restriction comes first
-            if level or j:
-                stencil(f"{key}.A", f"{level}.before.{j}.A", u, f, bias)
-            stencil(f"{key}.S", f"{level}.before.{j}.S", f, u, bias)
+            for part, inputs, outputs in smoothing:
+                idle = part == "A" and level == j == 0  # of u = 0
+                if not idle or growth:  # below the finest level its own restriction comes first
+                    name = None if idle else f"{level}.before.{j}.{part}"
+                    stencil(f"layer{level}.{j + (level > 0)}.{part}", name, inputs, outputs, bias)
         for j in range(after):  # those of the coarsest level it never runs
-            for part, inputs, outputs in (("A", u, f), ("S", f, u)):
+            for part, inputs, outputs in smoothing:
                 name = None if coarsest else f"{level}.after.{j}.{part}"
                 stencil(f"post_smooth_layer{level}.{j}.{part}", name, inputs, outputs, bias)
         if coarsest:
             break
-        stencil(f"layer{level + 1}.0.Pi", f"{level}.Pi", u, u)
-        stencil(f"layer{level + 1}.0.R", f"{level}.R", f, f)
+        stencil(f"layer{level + 1}.0.Pi", f"{level}.Pi", here * u, below * u)
+        stencil(f"layer{level + 1}.0.R", f"{level}.R", here * f, below * f)
         if given["use_res"]:
             stencil(f"layer{level + 1}.0.A", f"{level}.A", u, f, bias)
         if given["elementwise_affine"]:
             n = 64 // 2**level
             for part in ("weight", "bias"):
-                field = weights.take(f"conv_list.{i}.norm_layer_list.{level}.{part}", u, n, n)
-                state[f"cycles.{i}.levels.{level}.norm.{part}"] = field.permute(1, 2, 0)
+                field = weights.take(f"{theirs}.norm_layer_list.{level}.{part}", u, n, n)
+                state[f"{ours}.levels.{level}.norm.{part}"] = field.permute(1, 2, 0)
     for level, kernel in enumerate(kernels):
-        up = weights.take(f"conv_list.{i}.RTlayers.{level}.weight", u, u, kernel, kernel)
+        here, below = 1 + growth * level, 1 + growth * (level + 1)
+        up = weights.take(f"{theirs}.RTlayers.{level}.weight", below * u, here * u, kernel, kernel)
         if level < len(counts) - 1:
-            state[f"cycles.{i}.levels.{level}.P.weight"] = up
+            state[f"{ours}.levels.{level}.P.weight"] = up
 
 
-SOURCES = {"mgno.MgNO_DC": darcy, "mgno.MgNO_DC_smooth": darcy_smooth, "mgno.MgNO_NS": navier_stokes}
+SOURCES = {
+    "mgno.MgNO_DC": darcy, "mgno.MgNO_DC_smooth": darcy_smooth, "mgno.MgNO_NS": navier_stokes,
+    "mgno.MgNO_helm": helmholtz,
+}  # fmt: skip

@@ -37,7 +37,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         or x.numel() * len(weight) < CONVOLVE_FROM
     ):
         return F.linear(x, weight, bias)
-    return _linear_operator(x, weight, bias) if torch.compiler.is_compiling() else _linear(x, weight, bias)
+    return torch.ops.opkit.linear(x, weight, bias) if torch.compiler.is_compiling() else _linear(x, weight, bias)
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -50,30 +50,34 @@ def _line(x: Tensor) -> Tensor:
     return x.reshape(1, 1, -1, x.shape[-1]).permute(0, 3, 1, 2)
 
 
-@torch.library.custom_op("opkit::linear", mutates_args=())
+# There are many linear layers: without the checks that `torch.library.custom_op` makes at every call.
+torch.library.define("opkit::linear", "(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
+torch.library.define("opkit::linear_gradients", "(Tensor out, Tensor x, Tensor weight) -> (Tensor, Tensor)")
+
+
+@torch.library.impl("opkit::linear", "cpu")
 def _linear_operator(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return _linear(x, weight, bias).contiguous()
 
 
-@_linear_operator.register_fake
+@torch.library.register_fake("opkit::linear")
 def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return x.new_empty(*x.shape[:-1], len(weight))
 
 
-@torch.library.custom_op("opkit::linear_gradients", mutates_args=())
-def _linear_gradients(out: Tensor, x: Tensor, weight: Tensor, bias: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Of x, weight and, if there is one, bias, given that of the output."""
-    of_x, of_weight, of_bias = torch.ops.aten.convolution_backward(
+@torch.library.impl("opkit::linear_gradients", "cpu")
+def _linear_gradients(out: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Of x and weight, given that of the output."""
+    of_x, of_weight, _ = torch.ops.aten.convolution_backward(
         _line(out), _line(x), weight[..., None, None], [len(weight)], [1, 1], [0, 0], [1, 1], False, [0, 0], 1,
-        [True, True, bias],
+        [True, True, False],
     )  # fmt: skip
-    of_x = of_x.permute(0, 2, 3, 1).reshape(x.shape)
-    return of_x.contiguous(), of_weight.reshape(weight.shape).contiguous(), of_bias if bias else out.new_empty(0)
+    return of_x.permute(0, 2, 3, 1).reshape(x.shape).contiguous(), of_weight.reshape(weight.shape).contiguous()
 
 
-@_linear_gradients.register_fake
-def _(out: Tensor, x: Tensor, weight: Tensor, bias: bool) -> tuple[Tensor, Tensor, Tensor]:
-    return x.new_empty(x.shape), weight.new_empty(weight.shape), out.new_empty(len(weight) if bias else 0)
+@torch.library.register_fake("opkit::linear_gradients")
+def _(out: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), weight.new_empty(weight.shape)
 
 
 def _remember_linear(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
@@ -82,11 +86,12 @@ def _remember_linear(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], out
 
 
 def _differentiate_linear(ctx: Any, out: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-    of_x, of_weight, of_bias = _linear_gradients(out, *ctx.saved_tensors, ctx.bias)
-    return of_x, of_weight, of_bias if ctx.bias else None
+    of_x, of_weight = torch.ops.opkit.linear_gradients(out, *ctx.saved_tensors)
+    # The compiler takes the sum together with what comes before; the convolution would read `out` once more.
+    return of_x, of_weight, out.reshape(-1, out.shape[-1]).sum(0) if ctx.bias else None
 
 
-_linear_operator.register_autograd(_differentiate_linear, setup_context=_remember_linear)
+torch.library.register_autograd("opkit::linear", _differentiate_linear, setup_context=_remember_linear)
 
 
 def interpolate(u: Tensor, shape: list[int], align_corners: bool) -> Tensor:
