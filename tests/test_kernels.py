@@ -73,6 +73,21 @@ def test_linear_under_vmap_and_second_derivatives(taken):
     assert taken
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "none"])
+def test_derivatives_of_the_linear_operator_are_differences(bias):
+    """First and second ones, against finite differences."""
+    torch.manual_seed(0)
+    leaves = [torch.randn(s, dtype=torch.float64, requires_grad=True) for s in ((2, 5, 4), (3, 4), (3,))]
+    leaves = leaves if bias else leaves[:2]
+
+    def cube(x, weight, offset=None):
+        return torch.ops.opkit.linear(x, weight, offset) ** 3
+
+    assert torch.autograd.gradcheck(cube, leaves)
+    assert torch.autograd.gradgradcheck(cube, leaves)
+
+
 def test_linear_leaves_the_rest_to_pytorch(taken, monkeypatch):
     weight = torch.randn(6, 7)
     kernels.linear(torch.randn(50, 7).double(), weight.double())
@@ -103,5 +118,6 @@ def test_the_operators_keep_their_word():
     strided = x.detach().mT.contiguous().mT.requires_grad_()
     for arguments in ((x, weight, bias), (x, weight, None), (strided, weight, bias)):
         torch.library.opcheck(torch.ops.opkit.linear.default, arguments)
+    torch.library.opcheck(torch.ops.opkit.linear_gradients.default, (torch.randn(4, 10, 6), x, weight))
     u = torch.randn(2, 3, 7, 6, requires_grad=True)
     torch.library.opcheck(kernels._interpolate_operator, (u, [4, 9], True))

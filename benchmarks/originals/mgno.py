@@ -87,8 +87,7 @@ CASES: dict[str, tuple[str, dict[str, Any], Callable[[], dict[str, Tensor]]]] = 
         ),
         _field(1, 1, 64, 64),
     ),
-    "helm": ("mgno.MgNO_helm", _config(1, 2, 3, [2, 1, 0, 1, 2]), _field(1, 3, 101, 101)),
-    "helm_two_layers": ("mgno.MgNO_helm", _config(2, 1, 1, [1, 1, 1, 1, 2], activation="tanh"), _field(1, 1, 101, 101)),
+    "helm": ("mgno.MgNO_helm", _config(2, 1, 2, [2, 1, 0, 1, 2]), _field(1, 2, 101, 101)),
 }  # fmt: skip
 
 PAPER: dict[str, tuple[str, dict[str, Any], Callable[[], dict[str, Tensor]], float]] = {

@@ -94,6 +94,20 @@ def _differentiate_linear(ctx: Any, out: Tensor) -> tuple[Tensor, Tensor, Tensor
 torch.library.register_autograd("opkit::linear", _differentiate_linear, setup_context=_remember_linear)
 
 
+def _remember_gradients(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _differentiate_gradients(ctx: Any, of_x: Tensor, of_weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """For second derivatives: out W and out^T x are linear in each of the three."""
+    out, x, weight = ctx.saved_tensors
+    other = torch.ops.opkit.linear(of_x, weight, None) + torch.ops.opkit.linear(x, of_weight, None)
+    return other, *torch.ops.opkit.linear_gradients(out, of_x, of_weight)
+
+
+torch.library.register_autograd("opkit::linear_gradients", _differentiate_gradients, setup_context=_remember_gradients)
+
+
 def interpolate(u: Tensor, shape: list[int], align_corners: bool) -> Tensor:
     """`torch.nn.functional.interpolate` of fields `(b, c, h, w)`, bilinear."""
     if u.device.type == "cpu" and torch.compiler.is_compiling() and not torch.compiler.is_exporting():
